@@ -114,6 +114,7 @@ impl std::fmt::Display for AutomationFault {
 /// None if neither a unit nor a hook is installed: then the programs are run by hand.
 pub fn observe(root: &Root, tools: &Tools) -> Option<Vec<AutomationFault>> {
     let hook = |path: &str| {
+        // A file that cannot be looked at is in `Root::unread`.
         ["/usr", "/usr/local"].iter().any(|prefix| root.lookup(format!("{prefix}/{path}")).is_there())
     };
     let is_installed = UNITS.iter().any(|unit| file_of(root, unit.name).is_some())

@@ -207,6 +207,7 @@ fn loader_at(place: &EntryPlace, firmware: Option<bool>) -> Result<Option<Loader
 /// installed and no partition is marked as a legacy boot partition. It does not delete the files of the other
 /// loader.
 fn legacy_loader(place: &EntryPlace) -> Loader {
+    // A time that cannot be read is in `Root::unread`. The order does not matter then.
     let written = |path: &str| place.root.lookup(place.path(path)).stat().map(|s| s.mtime_ns);
     if written(grub::CONFIGURATION) > written(syslinux::CONFIGURATION) {
         Loader::Grub
@@ -350,6 +351,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
 /// Entries below `/boot` that the firmware does not read. With any file in an unmounted `/boot`,
 /// clr-boot-manager takes the system for one without a boot partition.
 fn misplaced(live: &Root) -> Option<MenuFault> {
+    // This is only a remark. Without the numbers it is left out.
     let on = |path: &str| live.lookup(path).stat().map(|s| s.on);
     let root = on("/")?;
     if on("/boot/loader")? != root {

@@ -64,6 +64,7 @@ pub fn find(live: &Root, firmware: bool) -> Result<PathBuf, Lost> {
     let started_from = efi::text(live, "LoaderDevicePartUUID", efi::LOADER)?.map(|text| by_uuid(&text));
     let labelled = PathBuf::from(format!("{NAMES}/by-partlabel/ESP"));
     for path in started_from.iter().chain([&labelled]) {
+        // A name that cannot be looked at is in `Root::unread`.
         if live.lookup(path).is_there() {
             return Ok(live.real_path(path)?);
         }

@@ -81,6 +81,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
         // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
         Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return below_boot(),
     };
+    // A device that cannot be looked at cannot be opened below either.
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
     let on = |path: &str| root.lookup(path).stat().map(|s| s.on);
     // Listing the directory triggers an automount.
@@ -147,6 +148,7 @@ fn stray(device: &Path, names: &[impl AsRef<str>]) -> String {
 fn empty_files(place: &EntryPlace) -> Vec<String> {
     let (directory, configuration) = LOADER.rsplit_once('/').unwrap_or_default();
     let is_empty = |path: &String| {
+        // What cannot be looked at is reported when the boot files are read.
         place.root.lookup(place.path(path)).stat().is_some_and(|s| s.kind == FileKind::File && s.size == 0)
     };
     // A directory that cannot be listed is reported when the boot files are read.
@@ -192,6 +194,7 @@ fn to_install(inventory: &Inventory, native: bool) -> Vec<&Installed> {
 /// The files that it wants on the boot partition: their names there, and their sizes in bytes.
 fn wanted(root: &Root, kernels: &[&Installed]) -> BTreeMap<String, u64> {
     let native = root.is_live();
+    // This is an estimate. What has no size cannot be copied.
     let size = |path: String| root.lookup(path).stat().filter(|s| s.kind == FileKind::File).map(|s| s.size);
     let mut files = BTreeMap::new();
     for kernel in kernels {
@@ -229,6 +232,7 @@ fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> anyhow::R
         Err(e) => return Err(e.into()),
     };
     let directory = format!("EFI/{}", inventory.namespace);
+    // Without a size it counts as new.
     let there = |path: String| place.root.lookup(place.path(&path)).stat().map(|s| s.size);
     let wanted = wanted(root, copied.kernels);
     let files: Vec<_> = wanted
@@ -283,6 +287,7 @@ fn boot_partition(root: &Root) -> Option<Option<partition::Opened>> {
         Err(partition::Lost::Unreadable(_)) => return None,
         Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return Some(None),
     };
+    // A device that cannot be looked at cannot be opened below either.
     let number = root.lookup(&device).stat().map(|s| s.stands_for);
     if number == root.lookup("/").stat().map(|s| s.on) {
         return Some(None);

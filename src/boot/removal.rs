@@ -54,6 +54,7 @@ pub fn stop_deferring(root: &Root, tools: &Tools) -> anyhow::Result<bool> {
 
 /// Only the running system has a systemd that can run the units.
 fn is_possible(root: &Root) -> bool {
+    // Without the directory no unit can be written. The block ends with the reboot.
     root.is_live() && root.lookup(UNITS).is_there()
 }
 

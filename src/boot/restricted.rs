@@ -271,6 +271,7 @@ impl RestrictedUpdate<'_> {
             let directory = format!("EFI/{namespace}");
             let has = |name: &str| {
                 let paths = [format!("{directory}/{name}"), name.to_owned()];
+                // What cannot be read counts as missing. Only what is missing since the start is a fault.
                 let size = |path: &String| place.root.lookup(place.path(path)).stat().map(|s| s.size);
                 paths.iter().filter_map(size).any(|size| size > 0)
             };

@@ -27,6 +27,7 @@ const HEAD: u64 = 2048;
 /// # Errors
 /// When the mounts cannot be read.
 pub fn mounted(live: &Root, device: &Path) -> Result<Option<Root>, FileError> {
+    // Opening the device reports why it cannot be looked at.
     let Some(stat) = live.lookup(device).stat() else { return Ok(None) };
     let (major, minor) = (major(stat.stands_for), minor(stat.stands_for));
     let mounts = live.read_within("/proc/self/mountinfo", MOUNTS)?;

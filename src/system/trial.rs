@@ -41,6 +41,7 @@ impl TrialFacts {
     /// Whether the variable chooses the entry of the trial.
     pub fn is_armed(&self) -> bool {
         let entry = self.recorded.as_ref().and_then(|trial| trial.entry.as_deref());
+        // An unknown choice counts as not armed. The failed read blocks every decision.
         let chosen = self.one_shot.as_ref().ok().and_then(Option::as_deref);
         entry.zip(chosen).is_some_and(|(entry, chosen)| one_shot::is_same(entry, chosen))
     }

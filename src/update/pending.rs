@@ -100,6 +100,7 @@ fn looks(context: &Context) -> u32 {
 }
 
 fn asks_systemd(context: &Context) -> bool {
+    // Without systemd nothing is queued.
     context.root.is_live() && context.root.lookup(SYSTEMD).is_there()
 }
 

@@ -24,6 +24,7 @@ impl<'a> RunMark<'a> {
             tracing::warn!("the last run was interrupted before its end: continuing from the state on disk");
         }
         let (sources, built_from) =
+            // A damaged mark costs a needless build at most.
             left.good().map(|left| (left.sources, left.built_from)).unwrap_or_default();
         let pid = std::process::id();
         let mark = InProgress { schema: SCHEMA, started, pid, builds: Vec::new(), sources, built_from };

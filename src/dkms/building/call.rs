@@ -222,6 +222,7 @@ pub(in crate::dkms) fn seen_in_image(
         Some(ShownTree { is_writable: path == TREE, ..ShownTree::of(root, path, target)? })
     };
     let writable = written_to(module).into_iter().chain([PathBuf::from(STATE)]).chain(more.iter().cloned());
+    // What cannot be looked at is not writable in the sandbox, and dkms reports it.
     let writable = writable.filter(|path| root.lookup(path).is_there());
     let writable: Vec<PathBuf> = writable.map(|path| root.real_path(&path)).collect::<Result<_, _>>()?;
     let mut trees: Vec<ShownTree> = trees.into_iter().filter_map(shown).collect();

@@ -376,6 +376,7 @@ pub(in crate::dkms) fn set_build_aside(root: &Root, path: &str) -> Result<(), Fi
 /// Restores a build that was set aside, or removes it if there is a new one.
 pub(in crate::dkms) fn settle_build(root: &Root, path: &str, superseded: bool) {
     let kept = backup(path);
+    // What cannot be looked at stays. The next run goes on from there.
     if !root.lookup_link(&kept).is_there() {
         return;
     }

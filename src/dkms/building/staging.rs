@@ -52,6 +52,7 @@ impl<'a> Staging<'a> {
         let kernel = format!("{}/{release}", staging.install_tree());
         for name in ["build", "modules.dep"] {
             let path = format!("{kernel_directory}/{name}");
+            // If one of them is missing, dkms reports it.
             if root.lookup(&path).is_there() {
                 staging.link(&format!("{kernel}/{name}"), &path)?;
             }
