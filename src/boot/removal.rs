@@ -119,7 +119,7 @@ fn service_text(program: &Path) -> String {
          ExecStart=-/bin/sed -i '/^{BEGIN}$$/,/^{END}$$/d' {CONFIG}\n\
          ExecStart=-/bin/sh -c '[ -s {CONFIG} ] || rm -f {CONFIG}; rmdir /run/swupd 2>/dev/null; true'\n\
          # Nothing would check the kernel that is booted once, on trial.\n\
-         ExecStart=-/bin/sh -c 'grep -qs .entry.: {TRIAL} && chattr -i {variable} && rm {variable}'\n\
+         ExecStart=-/bin/sh -c 'grep -qs .entry.: {TRIAL} && {{ chattr -i {variable}; rm -f {variable}; }}'\n\
          ExecStart=-/bin/rm -rf {ours}\n\
          ExecStart=-/bin/sh -c '[ ! -x /usr/bin/motd-update.sh ] || exec /usr/bin/motd-update.sh'\n\
          ExecStart=-/bin/systemctl --no-block stop {paths} {NAME}.path\n\

@@ -9,7 +9,7 @@ use crate::cmdline::{PARAMETER, Switch};
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::ModuleOnKernel;
 use crate::requirement::{Importance, Requirement};
-use crate::system::System;
+use crate::system::{KernelCmdline, System};
 
 /// Something that is needed, that the present boot entry has, and that a new one would not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,11 @@ pub fn entry_losses(
 
 /// Why a kernel refuses modules with its configured command line.
 fn why_refused(system: &System, release: &str) -> String {
-    if system.cmdline_of(release).is_some_and(|line| line.switch != Switch::On) {
+    let had = |line: &KernelCmdline| {
+        let entry = system.boot.of(&line.id);
+        entry.is_some_and(|entry| line.kernel.switch(&entry.options) == Switch::On)
+    };
+    if system.cmdline_of(release).is_some_and(|line| line.switch != Switch::On && had(line)) {
         return format!("the configured command line does not have {PARAMETER}");
     }
     let because = system.verdict_as_configured(release).and_then(|verdict| verdict.because.first());

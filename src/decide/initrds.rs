@@ -8,6 +8,7 @@ use crate::dkms::ModuleOnKernel;
 use crate::initrd::{FoundInInitrd, InitrdModule};
 use crate::kernel::Running;
 use crate::kernel::module_file::{kernel_name, made_for};
+use crate::requirement::Use;
 use crate::state::RunRecord;
 use crate::system::System;
 use crate::system::initrds::KernelInitrds;
@@ -173,10 +174,14 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<Lost
     }
     let is_certain = |module: &String| match (held.find(running, module), there.find(release, module)) {
         _ if there.built_in.contains(module) => None,
-        (FoundInInitrd::Absent, _) | (_, FoundInInitrd::Module(_)) => None,
         (FoundInInitrd::Module(_), FoundInInitrd::Absent) => Some(true),
-        (FoundInInitrd::Unknown(_), _) | (_, FoundInInitrd::Unknown(_)) => Some(false),
+        (FoundInInitrd::Module(_), FoundInInitrd::Unknown(_)) => Some(false),
+        (FoundInInitrd::Unknown(_), FoundInInitrd::Absent) => Some(false),
+        // If both are unknown, they share the initrd that cannot be read.
+        (FoundInInitrd::Absent | FoundInInitrd::Unknown(_), _) | (_, FoundInInitrd::Module(_)) => None,
     };
+    // Most modules in use are not in an initrd. Without those of the system's own disk nothing boots.
+    let is_of_root = |what: &Use| matches!(what, Use::Mount { point, .. } if point == "/" || point == "/usr");
     let managed = |module: &String| {
         // A module without an evaluated dkms.conf has a problem of its own.
         let confs = system.of_kernel(running).filter_map(|pair| pair.conf.as_ref().ok());
@@ -185,7 +190,9 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<Lost
     // DKMS modules are requirements of their own.
     let used = system.in_use.depended_on.iter().filter(|(module, _)| !managed(module));
     let lost = used.filter_map(|(module, dependents)| {
-        Some(LostModule { module, reason: &dependents.reason, is_certain: is_certain(module)? })
+        let is_certain = is_certain(module)?;
+        let counts = is_certain || dependents.uses.iter().any(is_of_root);
+        counts.then_some(LostModule { module, reason: &dependents.reason, is_certain })
     });
     let mut lost: Vec<LostModule<'_>> = lost.collect();
     lost.sort_by_key(|lost| !lost.is_certain);

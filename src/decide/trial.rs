@@ -135,7 +135,7 @@ pub fn built(system: &System, release: &str, needs: &[Requirement]) -> BTreeMap<
 /// The requirements that a new kernel has to fulfil on trial: what works now. A critical module must be
 /// loaded now: the device of another one may be unplugged. What does not work now because the running kernel
 /// has failed its trial must work on the next one.
-pub fn expected(system: &System, needs: &[Requirement]) -> Vec<Requirement> {
+pub fn expected(system: &System, needs: &[Requirement], release: &str) -> Vec<Requirement> {
     let is_loaded = |need: &Requirement| need.modules().iter().any(|m| system.in_use.loaded.contains(m));
     let counts = |need: &&Requirement| match need.class {
         Importance::Optional => false,
@@ -153,6 +153,7 @@ pub fn expected(system: &System, needs: &[Requirement]) -> Vec<Requirement> {
             expected.push(lost.clone());
         }
     }
+    expected.retain(|need| !system.wishes.allows(release, &need.module));
     expected
 }
 
@@ -252,14 +253,19 @@ pub(super) fn plan(
         return None;
     }
     // Without a check a trial would never end.
-    if !system.trial.is_checked || kernel.running || kernel.booted || expected(system, needs).is_empty() {
+    if !system.trial.is_checked
+        || kernel.running
+        || kernel.booted
+        || expected(system, needs, release).is_empty()
+    {
         return None;
     }
     // The newer one of the boot default and the running kernel, or the newest one that was good before.
     let configured = system.boot.configured.as_ref().and_then(|default| default.id.as_ref());
     let is_configured = |k: &Candidate| system.inventory.of_release(&k.release).map(|k| &k.id) == configured;
     let known = candidates.iter().filter(|k| k.release != release && k.is_tried());
-    let known = known.filter(|k| can_fall_back(candidates, &k.release, needs));
+    let known =
+        known.filter(|k| can_fall_back(candidates, &k.release, needs) && !has_failed(system, &k.release));
     let fallback = known.max_by_key(|k| is_configured(k) || k.running)?.release.clone();
     // An EFI variable of an admin overrides the boot default.
     let is_overridden =

@@ -9,7 +9,7 @@ use super::{boot_files, engine, trial};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::mark_booted::lost_on_running;
-use crate::decide::trial::trial_stage;
+use crate::decide::trial::{has_failed, trial_stage};
 use crate::dkms::{Cache, ModuleOnKernel, PlanStep, Tree, depmod};
 use crate::exit;
 use crate::message;
@@ -165,14 +165,14 @@ fn repair_indexes(context: &Context, cache: &mut Cache, seen: &mut Observed) {
 /// critical module is known to be lost.
 pub fn may_mark_booted(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
-    if let Some((on_trial, _)) = trial_stage(&seen.system)
-        && seen.system.inventory.runs(&on_trial.kernel)
-    {
-        let kernel = on_trial.kernel.as_str();
-        tracing::info!("{kernel} is not marked as booted: it is on trial");
-        return exit::ATTENTION;
+    if let Some(kernel) = seen.system.inventory.running_kernel().map(|kernel| kernel.name.release()) {
+        let is_on_trial = trial_stage(&seen.system).is_some_and(|(trial, _)| trial.kernel == kernel);
+        if is_on_trial || has_failed(&seen.system, &kernel) {
+            tracing::info!("{kernel} is not marked as booted: it is on trial");
+            return exit::ATTENTION;
+        }
     }
-    // The running kernel may be the one on trial. The next run of the worker repairs the record.
+    // The running kernel may be the one on trial. The next run of the worker sets the record aside.
     if let Some(fault) = &seen.system.trial.fault {
         tracing::warn!("the running kernel is not marked as booted: {fault}");
         return exit::ATTENTION;

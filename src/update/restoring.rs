@@ -10,6 +10,7 @@ use super::progress::ProgressMode;
 use super::removal;
 use super::sequence::{self, Done};
 use crate::context::Context;
+use crate::dkms::plan::State;
 use crate::dkms::tree::SOURCES;
 use crate::dkms::{Cache, ModuleName};
 use crate::exit;
@@ -64,39 +65,50 @@ fn restored(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<Stri
     let is_newest = |module: &&ModuleName| system.modules_on_kernels.iter().any(|p| p.module == **module);
     let modules = replaced.others.iter().chain(own.then_some(&change.module));
     let (modules, older): (Vec<&ModuleName>, Vec<&ModuleName>) = modules.partition(is_newest);
-    let modules: Vec<String> = modules.into_iter().map(ToString::to_string).collect();
     let kernels: Vec<String> = installed(context, &replaced.kernels).into_iter().collect();
-    let older = older.into_iter().map(|module| {
-        format!("{module} is not installed again: a newer version is registered, or nothing of it is known")
-    });
-    let older: Vec<String> = older.filter(|_| !kernels.is_empty()).collect();
-    if modules.is_empty() || kernels.is_empty() {
-        return Ok(older);
+    if kernels.is_empty() || (modules.is_empty() && older.is_empty()) {
+        return Ok(Vec::new());
     }
+    if modules.is_empty() {
+        bail!("nothing is known of the modules that were installed");
+    }
+    let modules = modules.into_iter().map(ToString::to_string).collect();
     // A file that was built from the other source has the same name and version.
     let order = Order { modules, kernels, force: own, by_hand: true, is_part: true, ..Order::default() };
     let done = sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)?;
-    Ok(not_installed(&done)?.into_iter().chain(older).collect())
+    if is_undetermined(&done) {
+        bail!("it cannot be determined what is to be installed");
+    }
+    not_installed(&done)
 }
 
-/// What a run was to install and has not installed, as text.
+/// What a run was to install and has not installed, as text. A module whose proof is incomplete is installed.
 ///
 /// # Errors
-/// If it was stopped, or could not determine what to do: another run is needed.
+/// If it was stopped: another run is needed.
 fn not_installed(done: &Done) -> anyhow::Result<Vec<String>> {
     if interrupt::asked() {
         bail!("the run was asked to stop");
     }
-    if done.code == exit::UNKNOWN && done.attempts.is_empty() {
-        bail!("it cannot be determined what is to be installed");
+    let mut errors: Vec<String> = Vec::new();
+    if is_undetermined(done) {
+        errors.push("it cannot be determined what is to be installed".to_owned());
     }
-    let failed = done.attempts.iter().filter_map(|attempt| {
+    errors.extend(done.attempts.iter().filter_map(|attempt| {
         let (_, why) = attempt.failure.as_ref()?;
         Some(format!("{} is not installed on {}: {why}", attempt.module, attempt.release))
-    });
+    }));
     let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
-    let left = left.map(|left| format!("{} is not installed on {}: {}", left.module, left.release, left.why));
-    Ok(failed.chain(left).collect())
+    let left = left.chain(done.unproven.iter().filter(|left| left.state != State::Unknown));
+    errors.extend(
+        left.map(|left| format!("{} is not installed on {}: {}", left.module, left.release, left.why)),
+    );
+    Ok(errors)
+}
+
+/// The run could not find out what was to be done, and has done nothing.
+fn is_undetermined(done: &Done) -> bool {
+    done.code == exit::UNKNOWN && done.attempts.is_empty()
 }
 
 /// Gives the source that was replaced its name back.

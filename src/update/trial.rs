@@ -26,7 +26,7 @@ use crate::message;
 use crate::requirement::{Importance, Requirement, Use};
 use crate::state::trial::{FailedModule, TRIAL, Trial, TrialFailure};
 use crate::state::{self, LOCK, Stored, is_ours};
-use crate::sys::{FileError, Lock, Root, RootKind, Stopwatch, Written, lock, systemd};
+use crate::sys::{FileError, Lock, Root, RootKind, Stopwatch, Written, interrupt, lock, systemd};
 use crate::system::{System, expected_entries};
 use crate::usage::{self, Presence, Usage};
 
@@ -47,12 +47,19 @@ const NOBODY: [&str; 6] =
 /// # Errors
 /// If the variable or the record cannot be removed.
 pub fn withdraw(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<bool> {
-    let Some(recorded) = &system.trial.recorded else { return Ok(false) };
     // The EFI variables that an image sees are those of the host.
     let is_image = context.root.kind() == RootKind::Image;
     if is_image || assessment.unknown.is_some() || !is_guarded(context) && !system.trial.is_armed() {
         return Ok(false);
     }
+    let Some(recorded) = &system.trial.recorded else {
+        if let Some(fault) = system.trial.fault.as_ref().filter(|_| assessment.trial.is_none()) {
+            let aside = state::set_aside(&context.root, TRIAL)?;
+            tracing::warn!("{fault}; it is kept as {}", context.root.shown_path(&aside).display());
+            context.root.remove(TRIAL)?;
+        }
+        return Ok(false);
+    };
     let plan = assessment.trial.as_ref().filter(|plan| plan.kernel == recorded.kernel);
     let is_kept = match trial_stage(system) {
         Some((_, TrialStage::Running | TrialStage::Failed(_) | TrialStage::Unfinished)) => true,
@@ -106,15 +113,14 @@ pub fn prepare(context: &Context, system: &System, assessment: &BootAssessment) 
         record(context, system, assessment, plan, None, now)?;
         return Ok(false);
     }
-    prepare_once(context, system, assessment, plan, (kernel, fallback)).or_else(|e| {
+    prepare_once(context, system, assessment, plan, (kernel, fallback)).map_err(|e| {
         // Otherwise a later boot of another kernel would look like one in which the trial has failed.
-        record(context, system, assessment, plan, recorded_entry(system), None)?;
-        Err(e.context(format!("kernel {} cannot be booted on trial", plan.kernel)))
+        let entry = system.boot.of(&kernel.id).map(|entry| entry.file.clone());
+        if let Err(e) = record(context, system, assessment, plan, entry, None) {
+            tracing::error!("{e}");
+        }
+        e.context(format!("kernel {} cannot be booted on trial", plan.kernel))
     })
-}
-
-fn recorded_entry(system: &System) -> Option<String> {
-    system.trial.recorded.as_ref().and_then(|trial| trial.entry.clone())
 }
 
 /// Whether a kernel has the boot entry that it should have.
@@ -178,8 +184,7 @@ fn record(
 ) -> Result<Written, FileError> {
     let known = system.trial.recorded.as_ref().filter(|known| known.kernel == plan.kernel);
     let since = known.map_or(context.clock.now(), |known| known.since);
-    let mut expects = expected(system, &assessment.needs);
-    expects.retain(|need| !system.wishes.allows(&plan.kernel, &need.module));
+    let expects = expected(system, &assessment.needs, &plan.kernel);
     if let Some(why) = &system.trial.fault {
         tracing::warn!("{why}; it is written again");
     }
@@ -222,30 +227,51 @@ pub fn forget(context: &Context) -> Result<(), FileError> {
 /// # Errors
 /// If a file cannot be read or written.
 pub fn check(context: &Context, cache: &mut Cache, within: Option<Duration>) -> anyhow::Result<u8> {
-    let mut trial = match state::load::<Trial>(&context.root, TRIAL) {
+    let recorded = match state::load::<Trial>(&context.root, TRIAL) {
         Stored::Good(trial) => trial,
         Stored::Absent => return Ok(exit::OK),
         Stored::Bad(why) | Stored::Unreadable(why) => bail!("the trial of a kernel: {why}"),
     };
     let inventory = Inventory::observe(&context.root);
-    if !inventory.runs(&trial.kernel) {
+    let mut all = recorded.earlier.iter().chain([&recorded]);
+    let Some(mut trial) = all.find(|trial| inventory.runs(&trial.kernel)).cloned() else {
         return Ok(exit::OK);
-    }
+    };
+    interrupt::watch()?;
     // An admin may have given a module up since the trial was prepared.
     let wishes = state::wishes(&context.root);
     trial.expects.retain(|need| !wishes.allows(&trial.kernel, &need.module));
     wait_until_it_works(context, &trial, within.unwrap_or_default());
     match failed_modules(context, cache, &trial) {
+        _ if interrupt::asked() => {
+            try_later(&context.root, &trial.kernel)?;
+            Ok(exit::ATTENTION)
+        }
         Ok(failed) if failed.is_empty() => passed(context, &trial),
         Ok(failed) => fail(context, cache, trial, failed),
         Err(why) => {
             let Trial { kernel, fallback, .. } = &trial;
             tracing::error!(
-                "whether kernel {kernel} works cannot be determined: {why}; it stays on trial, and {fallback} stays \
-                 the boot default"
+                "whether kernel {kernel} works cannot be determined: {why}; {fallback} stays the boot default, and \
+                 {kernel} is tried again after its next boot"
             );
+            try_later(&context.root, kernel)?;
             Ok(exit::UNKNOWN)
         }
+    }
+}
+
+/// The record, if it is that of this kernel. It may have been changed since it was read.
+fn record_of(root: &Root, kernel: &str) -> Option<Trial> {
+    state::load::<Trial>(root, TRIAL).good().filter(|trial| trial.kernel == kernel)
+}
+
+/// Records that the check of a kernel was not completed in this boot although nothing has failed: the kernel
+/// is booted on trial once more.
+fn try_later(root: &Root, kernel: &str) -> Result<(), FileError> {
+    match record_of(root, kernel) {
+        Some(trial) => root.write_json(TRIAL, &Trial { boot: None, ..trial }).map(drop),
+        None => Ok(()),
     }
 }
 
@@ -258,6 +284,7 @@ fn wait_until_it_works(context: &Context, trial: &Trial, within: Duration) {
         let now = watch.elapsed();
         match works_at_a_glance(context, trial) {
             true if now.saturating_sub(*since.get_or_insert(now)) >= steady => return,
+            _ if interrupt::asked() => return,
             true => {}
             false if now >= within => return,
             false => since = None,
@@ -301,15 +328,22 @@ fn failed_modules(context: &Context, cache: &mut Cache, trial: &Trial) -> Result
     if !Usage::can_tell(&context.root) {
         return Err("the loaded modules cannot be read".to_owned());
     }
-    let mut failed = Vec::new();
+    let (mut failed, mut unknown) = (Vec::new(), None);
     for need in critical(trial) {
-        let lost = match is_there(&seen.system, need, &trial.kernel)? {
-            true => presence.missing(need).map(absence),
-            false => Some("it is not loaded".to_owned()),
+        let lost = match is_there(&seen.system, need, &trial.kernel) {
+            Ok(true) => presence.missing(need).map(absence),
+            Ok(false) => Some("it is not loaded".to_owned()),
+            Err(why) => {
+                unknown = Some(why);
+                None
+            }
         };
         failed.extend(lost.map(|why| FailedModule { module: need.module.clone(), why }));
     }
-    Ok(failed)
+    match unknown {
+        Some(why) if failed.is_empty() => Err(why),
+        _ => Ok(failed),
+    }
 }
 
 /// What is missing although the module is loaded, as a clause.
@@ -339,8 +373,13 @@ fn clear_choice(root: &Root, trial: &Trial) -> Result<(), FileError> {
 }
 
 fn passed(context: &Context, trial: &Trial) -> anyhow::Result<u8> {
-    clear_choice(&context.root, trial)?;
-    context.root.remove(TRIAL)?;
+    if let Err(e) = clear_choice(&context.root, trial) {
+        tracing::warn!("{e}");
+    }
+    // What is known of other kernels stays.
+    if let Stored::Good(recorded) = state::load::<Trial>(&context.root, TRIAL) {
+        forget_trial(&context.root, &recorded, &trial.kernel)?;
+    }
     tracing::info!("kernel {} works: its trial is over, and it becomes the boot default", trial.kernel);
     // The worker updates the boot files.
     context.root.write(REQUEST, b"", 0o644)?;
@@ -357,7 +396,7 @@ fn passed(context: &Context, trial: &Trial) -> anyhow::Result<u8> {
 fn fail(
     context: &Context,
     cache: &mut Cache,
-    mut trial: Trial,
+    trial: Trial,
     modules: Vec<FailedModule>,
 ) -> anyhow::Result<u8> {
     for FailedModule { module, why } in &modules {
@@ -369,27 +408,42 @@ fn fail(
             "kernel {kernel} does not work: {module} is critical, and {why}"
         );
     }
-    trial.failed = Some(TrialFailure { at: context.clock.now(), modules });
+    let returns = context.settings.boot_return == ReturnPolicy::Reboot && is_guarded(context);
+    if returns {
+        lock::wait_while_held(&context.root, SWUPD_LOCK, PATIENCE);
+    }
+    let lock = Lock::take(&context.root, LOCK, PATIENCE.min(context.settings.lock_wait), is_ours);
+    // Another kernel may be on trial by now, or an admin has ended the trial.
+    let Some(recorded) = record_of(&context.root, &trial.kernel) else { return Ok(exit::ATTENTION) };
+    let failed = Some(TrialFailure { at: context.clock.now(), modules });
+    let trial = Trial { failed, expects: trial.expects, ..recorded };
     context.root.write_json(TRIAL, &trial)?;
     if let Err(e) = clear_choice(&context.root, &trial) {
         tracing::error!("kernel {} boots once more: {e}", trial.kernel);
     }
-    let code = match Lock::take(&context.root, LOCK, PATIENCE.min(context.settings.lock_wait), is_ours) {
-        Ok(_lock) => assert_again(context, cache),
+    let code = match &lock {
+        Ok(_) => assert_again(context, cache),
         Err(e) => {
             tracing::warn!("the boot default is corrected by the run that holds the lock: {e}");
             exit::ATTENTION
         }
     };
-    // The worker writes the record and the message of the day.
-    context.root.write(REQUEST, b"", 0o644)?;
-    if context.settings.boot_return == ReturnPolicy::Reboot && is_guarded(context) {
-        match why_not_return(context, cache, &trial) {
-            Ok(None) => go_back(context, trial)?,
+    if returns {
+        let why_not = match lock.is_ok() {
+            true => why_not_return(context, cache, &trial),
+            false => Ok(Some("a run of clr-dkms is at work".to_owned())),
+        };
+        match why_not
+            .and_then(|why| if why.is_none() { go_back(context, trial).map(|()| why) } else { Ok(why) })
+        {
+            Ok(None) => {}
             Ok(Some(why)) => tracing::warn!("the machine is not rebooted: {why}"),
             Err(e) => tracing::warn!("the machine is not rebooted: {e:#}"),
         }
     }
+    drop(lock);
+    // The worker writes the record and the message of the day.
+    context.root.write(REQUEST, b"", 0o644)?;
     Ok(code.max(exit::ATTENTION))
 }
 
@@ -406,11 +460,8 @@ fn why_not_return(context: &Context, cache: &mut Cache, trial: &Trial) -> anyhow
     if !context.root.is_live() {
         return Ok(Some("this is a copy of a system".to_owned()));
     }
-    for path in [SWUPD_LOCK, LOCK] {
-        lock::wait_while_held(&context.root, path, PATIENCE);
-        if lock::is_held(&context.root, path)? {
-            return Ok(Some(format!("another process holds {path}")));
-        }
+    if lock::is_held(&context.root, SWUPD_LOCK)? {
+        return Ok(Some("swupd is at work".to_owned()));
     }
     let sessions = systemd::ask(&context.tools, "loginctl", &["list-sessions", "--no-legend"])?;
     let sessions: Vec<&str> = sessions.lines().filter_map(|l| l.split_ascii_whitespace().next()).collect();
@@ -423,10 +474,10 @@ fn why_not_return(context: &Context, cache: &mut Cache, trial: &Trial) -> anyhow
     Ok(is_user.then(|| "a user is logged in".to_owned()))
 }
 
-fn go_back(context: &Context, mut trial: Trial) -> anyhow::Result<()> {
+fn go_back(context: &Context, trial: Trial) -> anyhow::Result<()> {
     // It is on disk before the reboot, so that a machine is rebooted once only.
-    trial.returned = Some(context.clock.now());
-    context.root.write_json(TRIAL, &trial)?;
+    let returned = Some(context.clock.now());
+    context.root.write_json(TRIAL, &Trial { returned, ..trial.clone() })?;
     tracing::warn!(
         message_id = message::RETURNED,
         dkms_kernel = trial.fallback.as_str(),
@@ -434,5 +485,9 @@ fn go_back(context: &Context, mut trial: Trial) -> anyhow::Result<()> {
         trial.fallback,
         trial.kernel
     );
-    systemd::ask(&context.tools, "systemctl", &["reboot"]).map(drop)
+    let done = systemd::ask(&context.tools, "systemctl", &["reboot"]);
+    if done.is_err() {
+        context.root.write_json(TRIAL, &trial)?;
+    }
+    done.map(drop)
 }

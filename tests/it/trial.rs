@@ -318,6 +318,13 @@ fn a_record_that_cannot_be_used() {
     root.file(RECORD, "{").post_update();
     assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
     assert!(root.text(RECORD).contains(B));
+    // While the new kernel runs, nothing else would remove it.
+    let root = booted(armed(), B, "2");
+    works(&root).file(RECORD, "{");
+    root.run("clr-dkms", &MARK).code(1).says(&["trial.json"]);
+    root.post_update();
+    assert!(!root.has(RECORD) && root.has(&format!("{RECORD}.damaged")));
+    root.run("clr-dkms", &MARK).code(0);
 }
 
 #[test]
@@ -422,6 +429,11 @@ fn what_is_unknown_is_not_taken_for_working() {
     check(&root).code(3).says(&["whether kernel", "works cannot be determined", "etc/fstab"]);
     assert!(root.has(RECORD));
     root.run("clr-dkms", &MARK).code(1);
+    // Nothing has failed.
+    root.file("etc/fstab", "/dev/sda2 /data hello defaults 0 0\n");
+    let root = booted(root, A, "3");
+    works(&root).post_update().code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
     // A dkms.conf that cannot be evaluated does not tell which files count.
     let root = booted(armed(), B, "2");
     works(&root).loads(&[]).file("usr/src/hello-1.0/dkms.conf", "while :; do :; done\n");
@@ -441,6 +453,38 @@ fn a_failed_trial_is_not_forgotten_with_a_proof_that_is_lost() {
     assert!(root.has(RECORD));
     root.post_update();
     assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+}
+
+/// An orderly reboot before the check has ended shows nothing.
+#[test]
+fn a_check_that_is_stopped_is_repeated() {
+    let root = booted(armed(), B, "2");
+    let mut check = root.command("clr-dkms", &["guard", "--check-boot", "--within=60s"]).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(check.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(check.wait().unwrap().code(), Some(1));
+    root.run("clr-dkms", &ASSERT).code(0);
+    let root = booted(root, A, "3");
+    works(&root).post_update().code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+}
+
+#[test]
+fn a_kernel_that_failed_before_another_one_was_tried_can_show_that_it_works() {
+    let root = booted(armed(), B, "2");
+    check(&root).code(1);
+    let root = booted(root, A, "3");
+    updated_again(works(&root)).post_update();
+    assert_next(&root, ID_A, Some(C_ENTRY), ["reboot-pending", C, "armed"]);
+    // It is chosen in the boot menu.
+    let root = booted(root, B, "4");
+    root.run("clr-dkms", &MARK).code(1);
+    works(&root);
+    check(&root).code(0);
+    let record: Value = serde_json::from_str(&root.text(RECORD)).unwrap();
+    assert_eq!((&record["kernel"], &record["earlier"]), (&C.into(), &Value::Null));
+    root.run("clr-dkms", &MARK).code(0);
 }
 
 /// The boot loader does not delete the variable before a kexec.

@@ -1,5 +1,6 @@
 //! The table of predictions and outcomes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -42,8 +43,6 @@ fn docs() -> PathBuf {
 /// Where rows are kept: those of the stand-in for clr-boot-manager, and those of the real one.
 const STAND_IN: &str = "rows";
 const REAL: &str = "rows-real";
-/// In these directories: which clr-boot-manager it was.
-const BY: &str = "by";
 
 fn kept_in() -> &'static str {
     if image::real_boot_manager().is_some() { REAL } else { STAND_IN }
@@ -55,8 +54,7 @@ pub(crate) fn keep(dir: &Path, scene: &str, rows: &[Row], seconds: u64) -> Outco
         rows.iter().map(|row| json!([row.situation, row.predicted, row.happened, row.differences])).collect();
     let dir = dir.join(kept_in());
     fs::create_dir_all(&dir).map_err(|e| e.to_string())?;
-    fs::write(dir.join(BY), image::boot_manager()?).map_err(|e| e.to_string())?;
-    fs::write(dir.join(format!("{scene}.json")), json!([seconds, rows]).to_string())
+    fs::write(dir.join(format!("{scene}.json")), json!([seconds, image::boot_manager()?, rows]).to_string())
         .map_err(|e| e.to_string())
 }
 
@@ -73,13 +71,13 @@ struct Kept {
 impl Kept {
     /// None if nothing was played.
     fn read(dir: &Path) -> Outcome<Option<Kept>> {
-        let Ok(by) = fs::read_to_string(dir.join(BY)) else { return Ok(None) };
-        let (mut rows, mut seconds) = (Vec::new(), 0);
+        let (mut rows, mut seconds, mut by) = (Vec::new(), 0, BTreeSet::new());
         for scene in scenes::all() {
             let Ok(kept) = fs::read(dir.join(format!("{}.json", scene.name))) else { continue };
-            let (took, kept): (u64, Vec<Cells>) =
+            let (took, manager, kept): (u64, String, Vec<Cells>) =
                 serde_json::from_slice(&kept).map_err(|e| format!("{}: {e}", scene.name))?;
             seconds += took;
+            by.insert(manager);
             let name = scene.name;
             let of_scene = kept.into_iter().map(|(situation, predicted, happened, differences)| Row {
                 scene: name,
@@ -90,7 +88,8 @@ impl Kept {
             });
             rows.push((scene, of_scene.collect()));
         }
-        Ok(Some(Kept { by, rows, seconds }))
+        let by: Vec<String> = by.into_iter().collect();
+        Ok((!rows.is_empty()).then(|| Kept { by: by.join(" and "), rows, seconds }))
     }
 
     fn all(&self) -> impl Iterator<Item = (&Scene, usize, &Row)> {

@@ -80,8 +80,8 @@ fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<
         match root.lookup(&path) {
             Presence::There(_) => drop(root.link(link, &root.host_path(&path)?)?),
             Presence::Absent => {}
-            // depmod cannot follow a loop of symlinks either. No other entry may be left out of the index.
-            Presence::Unreadable(e) if e.is_no_file() => {}
+            // depmod cannot follow such an entry either. No other one may be left out of the index.
+            Presence::Unreadable(e) if !e.leaves_open() => {}
             Presence::Unreadable(e) => return Err(e),
         }
     }
