@@ -17,6 +17,10 @@ readonly owner group
 # dkms and depmod are in sbin, which the PATH of Debian's users leaves out.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
+# A command that was started with nohup, or in the background of a script, ignores these signals, and so would the
+# programs that the tests stop with them.
+run() { env --default-signal=HUP,INT "$@"; }
+
 say() { printf 'clr-dkms: %s\n' "$*" >&2; }
 
 # Files of root in target/ and in docs/ (pictures). The systems of test-systemd and test-vm need their owners.
@@ -32,7 +36,7 @@ give_back() { of_root -- -exec chown -h -- "$owner:$group" {} +; }
 as_root() {
     if ((EUID == 0)); then
         trap give_back EXIT
-        "$@"
+        run "$@"
     elif command -v sudo >/dev/null; then
         # sudo drops most variables; those that belong to a user must not follow.
         local -a variables
@@ -69,7 +73,7 @@ as_owner() {
     if cargo=$("${BASH_SOURCE[0]%/*}/ensure-packages.sh" --cargo 2>/dev/null); then
         PATH=${cargo%/*}:$PATH
     fi
-    "$@"
+    run "$@"
 }
 
 if (($# < 2)) || [[ $1 != owner && $1 != root ]]; then
