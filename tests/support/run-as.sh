@@ -17,8 +17,8 @@ readonly owner group
 # dkms and depmod are in sbin, which the PATH of Debian's users leaves out.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 
-# A command that was started with nohup, or in the background of a script, ignores these signals, and so would the
-# programs that the tests stop with them.
+# A command that was started with nohup, or in the background of a script, ignores these signals, and so
+# would the programs that the tests stop with them.
 run() { env --default-signal=HUP,INT "$@"; }
 
 say() { printf 'clr-dkms: %s\n' "$*" >&2; }
