@@ -29,7 +29,6 @@ pub(super) fn trial() -> Vec<Scene> {
         "cp /usr/share/vm/initrd-broken /srv/update/{B}/usr/lib/kernel/initrd-org.clearlinux.native.{}",
         B.trim_end_matches(".native")
     );
-    let says = "clr-dkms status; cat /run/motd.d/* /var/lib/clr-dkms/motd* 2>/dev/null; clr-dkms check";
     vec![
         scene(
             "trial-passed",
@@ -76,7 +75,7 @@ pub(super) fn trial() -> Vec<Scene> {
                 Is(Route(false)),
                 Is(Marked(B, false)),
                 run("", "! systemctl is-failed -q clr-dkms-trial.service"),
-                run("", says),
+                run("", SAYS),
                 Reboot,
                 Is(Runs(A)),
                 Is(Held(B)),
@@ -154,6 +153,13 @@ pub(super) fn trial() -> Vec<Scene> {
         ),
     ]
 }
+
+/// The failed trial is reported, and a reboot is advised.
+const SAYS: &str = r#"
+! clr-dkms check && clr-dkms guard --json | python3 -c '
+import json, sys
+guard = json.load(sys.stdin)
+sys.exit(guard["trial"]["stage"] != "failed" or not guard["next_step"].startswith("reboot"))'"#;
 
 const CHECK: &str = "cat >/etc/systemd/system/vm-check.service <<'UNIT'
 [Unit]
