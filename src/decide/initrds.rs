@@ -194,9 +194,7 @@ pub fn lost_without_initrd<'s>(system: &'s System, release: &str) -> Option<Lost
         let counts = is_certain || dependents.uses.iter().any(is_of_root);
         counts.then_some(LostModule { module, reason: &dependents.reason, is_certain })
     });
-    let mut lost: Vec<LostModule<'_>> = lost.collect();
-    lost.sort_by_key(|lost| !lost.is_certain);
-    lost.first().copied()
+    lost.min_by_key(|lost| !lost.is_certain)
 }
 
 /// Kernels without an initrd although an admin made one for the running kernel: their releases, and the path

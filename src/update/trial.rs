@@ -433,12 +433,13 @@ fn fail(
             true => why_not_return(context, cache, &trial),
             false => Ok(Some("a run of clr-dkms is at work".to_owned())),
         };
-        match why_not
-            .and_then(|why| if why.is_none() { go_back(context, trial).map(|()| why) } else { Ok(why) })
-        {
-            Ok(None) => {}
-            Ok(Some(why)) => tracing::warn!("the machine is not rebooted: {why}"),
-            Err(e) => tracing::warn!("the machine is not rebooted: {e:#}"),
+        let done = match why_not {
+            Ok(Some(why)) => Err(anyhow!(why)),
+            Ok(None) => go_back(context, trial),
+            Err(e) => Err(e),
+        };
+        if let Err(e) = done {
+            tracing::warn!("the machine is not rebooted: {e:#}");
         }
     }
     drop(lock);

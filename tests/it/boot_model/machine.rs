@@ -336,13 +336,10 @@ impl Machine {
         };
         let lost = (0..MODULES.len()).filter(loses);
         let modules: Vec<(String, String)> = lost.map(|m| (MODULES[m].to_owned(), String::new())).collect();
-        let kernel = self.release(kernel);
-        let refused = EntryLoss::Refused { kernel, modules, why: String::new() };
-        if matches!(&refused, EntryLoss::Refused { modules, .. } if modules.is_empty()) {
-            Vec::new()
-        } else {
-            vec![refused]
+        if modules.is_empty() {
+            return Vec::new();
         }
+        vec![EntryLoss::Refused { kernel: self.release(kernel), modules, why: String::new() }]
     }
 
     pub(super) fn way(&self, assessed: &Assessed, accept_losses: bool, unreadable: Unreadable) -> UpdateWay {
