@@ -19,7 +19,7 @@ mkdir -p "$tree/tests/support" "$tree/target/container" "$tree/target/vm" "$scra
 cp "$top"/{Makefile,Cargo.toml} "$tree"
 cp "$top"/tests/support/{run-as,ensure-packages,test-make}.sh "$tree/tests/support"
 for tool in awk bash basename cat chown cp cut dirname env find getent grep head id make mkdir mktemp paste printf rm sed \
-    setpriv sh sort stat tail touch tr uname; do
+    setpriv sh sort stat tail touch tr true uname; do
     ln -s "$(type -P "$tool")" "$scratch/bin/$tool"
 done
 stub() { printf '#!/bin/bash\n%s\n' "$2" >"$scratch/stubs/$1"; chmod 755 "$scratch/stubs/$1"; }
