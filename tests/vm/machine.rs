@@ -90,7 +90,9 @@ impl Machine {
         let acceleration =
             std::env::var("CLR_DKMS_VM_ACCEL").unwrap_or_else(|_| "tcg,thread=multi,tb-size=512".into());
         let processor = if acceleration.starts_with("kvm") { "host" } else { "Nehalem,+rdrand" };
-        let mut command = Command::new("qemu-system-x86_64");
+        // It ends with a run that is killed, too.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
         command.current_dir(&self.dir).stdin(Stdio::null()).stdout(Stdio::null());
         command.args(["-M", "q35", "-accel", &acceleration, "-cpu", processor, "-smp", "1", "-m", "1024"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);

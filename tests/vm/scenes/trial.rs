@@ -149,6 +149,8 @@ pub(super) fn trial() -> Vec<Scene> {
                 run("the commands of a removal", "clr-dkms -q guard --disarm"),
                 Is(Variable("LoaderEntryOneShot", None)),
                 run("", "! [ -e /var/lib/clr-dkms/trial.json ]"),
+                Reboot,
+                Is(Runs(A)),
             ],
         ),
     ]
