@@ -13,7 +13,7 @@ pub const LINE_LIMIT: usize = 2047;
 pub const LINE_WARNING: usize = 2000;
 
 /// The value of a boolean parameter that stays true once it is true.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display, strum::IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum Switch {

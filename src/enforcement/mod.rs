@@ -10,6 +10,7 @@ pub mod patch;
 pub mod running;
 pub mod verdict;
 
+use crate::cmdline::Switch;
 use serde::{Deserialize, Serialize};
 
 pub use config::KernelConfig;
@@ -58,15 +59,8 @@ impl Tri {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::IntoStaticStr)]
-#[strum(serialize_all = "lowercase")]
-pub enum SecureBoot {
-    On,
-    /// It is off, or the firmware does not support it.
-    Off,
-    /// It cannot be determined: the root is an image, or the variables cannot be read.
-    Unknown,
-}
+/// Off if the firmware does not support it, unknown for an image and if the variables cannot be read.
+pub type SecureBoot = Switch;
 
 /// The kind of signature that a module has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,19 +99,20 @@ impl LoadRefusal {
     }
 }
 
-/// What happens to a module, as a word for reports. A worse one is greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-pub enum LoadWord {
+/// What happens to a module. A worse outcome is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumDiscriminants)]
+#[strum_discriminants(name(LoadWord), doc = "The outcome without the error of a refusal.")]
+#[strum_discriminants(derive(PartialOrd, Ord, Serialize, strum::Display))]
+#[strum_discriminants(serde(rename_all = "lowercase"), strum(serialize_all = "lowercase"))]
+pub enum LoadOutcome {
     /// It loads.
     Loads,
     /// It loads and taints the kernel with `E`, unsigned module.
     Taints,
     /// It depends on an unknown fact.
     Unknown,
-    /// It is refused.
-    Refused,
+    /// It is refused. The error is None if it depends on an unknown fact.
+    Refused(Option<LoadRefusal>),
 }
 
 impl LoadWord {
@@ -127,30 +122,7 @@ impl LoadWord {
     }
 }
 
-/// What happens to a module.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoadOutcome {
-    /// It loads.
-    Loads,
-    /// It loads and taints the kernel with `E`, unsigned module.
-    Taints,
-    /// It is refused. The error is None if it depends on an unknown fact.
-    Refused(Option<LoadRefusal>),
-    /// It depends on an unknown fact.
-    Unknown,
-}
-
 impl LoadOutcome {
-    /// The outcome without the error of a refusal.
-    pub fn word(self) -> LoadWord {
-        match self {
-            LoadOutcome::Loads => LoadWord::Loads,
-            LoadOutcome::Taints => LoadWord::Taints,
-            LoadOutcome::Refused(_) => LoadWord::Refused,
-            LoadOutcome::Unknown => LoadWord::Unknown,
-        }
-    }
-
     /// The error of a refusal, if it is known.
     pub fn error(self) -> Option<LoadRefusal> {
         match self {
@@ -159,8 +131,13 @@ impl LoadOutcome {
         }
     }
 
+    /// The outcome without the error of a refusal.
+    pub fn word(self) -> LoadWord {
+        self.into()
+    }
+
     /// Whether the module loads.
     pub fn is_loaded(self) -> bool {
-        matches!(self, LoadOutcome::Loads | LoadOutcome::Taints)
+        self.word().is_loaded()
     }
 }

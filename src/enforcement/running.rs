@@ -31,24 +31,17 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
         (None, known) => known,
     };
     let disabled = match runtime.modules_disabled {
-        Some(true) => {
-            reasons.because("kernel.modules_disabled is 1: no module can be loaded until a reboot");
-            Tri::Yes
-        }
+        Some(true) => reasons.yes("kernel.modules_disabled is 1: no module can be loaded until a reboot"),
         Some(false) => Tri::No,
         // It cannot be reset.
         None if started.disabled == Tri::Yes => Tri::Yes,
-        None => {
-            reasons.missing("/proc/sys/kernel/modules_disabled");
-            Tri::Unknown
-        }
+        None => reasons.unknown("/proc/sys/kernel/modules_disabled"),
     };
     let ima = match runtime.ima {
         Some(true)
             if !is_lenient(&KernelArguments::read(boot.line)) || boot.secure_boot == SecureBoot::On =>
         {
-            reasons.because("the active IMA policy appraises modules");
-            Tri::Yes
+            reasons.yes("the active IMA policy appraises modules")
         }
         Some(_) => Tri::No,
         None => started.ima,
@@ -56,10 +49,7 @@ pub fn now(boot: &Boot<'_>, runtime: &Runtime) -> EnforcementVerdict {
     let enforced =
         if checked == Tri::No { Tri::No } else { enforced_now(boot, runtime, &started, &mut reasons) };
     let locked = match runtime.locked {
-        Some(true) => {
-            reasons.because("the kernel is locked down: unsigned modules are refused");
-            Tri::Yes
-        }
+        Some(true) => reasons.yes("the kernel is locked down: unsigned modules are refused"),
         Some(false) => Tri::No,
         None if boot.config.is_some_and(|c| !c.has("SECURITY_LOCKDOWN_LSM")) || checked == Tri::No => Tri::No,
         // It cannot be reset.
@@ -104,48 +94,32 @@ fn enforced_now(
         (_, known) => known,
     };
     match (runtime.sig_enforce, runtime.sig_unenforce) {
-        (Some(false), _) => {
-            reasons.because("sig_enforce is N: the kernel demands no signature");
-            Tri::No
-        }
-        (Some(true), Some(None)) => {
-            reasons.because("sig_enforce is Y, and this kernel has no sig_unenforce");
-            Tri::Yes
-        }
+        (Some(false), _) => reasons.no("sig_enforce is N: the kernel demands no signature"),
+        (Some(true), Some(None)) => reasons.yes("sig_enforce is Y, and this kernel has no sig_unenforce"),
         (Some(true), Some(Some(false))) => {
-            reasons.because("sig_enforce is Y and sig_unenforce is N: the kernel demands signatures");
-            Tri::Yes
+            reasons.yes("sig_enforce is Y and sig_unenforce is N: the kernel demands signatures")
         }
         (Some(true), Some(Some(true))) => match patch {
             Patch::V2 => {
-                reasons.because(match (in_line, boot.line.is_empty()) {
+                reasons.no(match (in_line, boot.line.is_empty()) {
                     (true, _) => format!("{PARAMETER} was on its command line, and is in force"),
                     // The command line cannot be read.
                     (false, true) => format!("sig_unenforce is Y: {PARAMETER} is in force"),
                     (false, false) => {
                         format!("{PARAMETER} was switched on at run time: only a reboot undoes that")
                     }
-                });
-                Tri::No
+                })
             }
-            Patch::V1 => {
-                reasons.because("sig_enforce is Y: in a kernel before 5.19.1 that alone counts".to_owned());
-                Tri::Yes
-            }
+            Patch::V1 => reasons.yes("sig_enforce is Y: in a kernel before 5.19.1 that alone counts"),
             Patch::Absent | Patch::Unknown => {
-                reasons.missing("the kernel's version, which decides what sig_unenforce means");
-                Tri::Unknown
+                reasons.unknown("the kernel's version, which decides what sig_unenforce means")
             }
         },
         // sysfs does not have the parameter. What the line has disabled stays disabled; the opposite proves
         // nothing.
         (_, _) if started.enforced == Tri::No && boot.patch == Patch::V2 => {
-            reasons.because(format!("{PARAMETER} was on its command line"));
-            Tri::No
+            reasons.no(format!("{PARAMETER} was on its command line"))
         }
-        (_, _) => {
-            reasons.missing("/sys/module/module/parameters/sig_enforce and sig_unenforce");
-            Tri::Unknown
-        }
+        (_, _) => reasons.unknown("/sys/module/module/parameters/sig_enforce and sig_unenforce"),
     }
 }

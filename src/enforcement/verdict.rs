@@ -109,6 +109,21 @@ impl Reasons {
             self.missing.push(what);
         }
     }
+
+    pub(super) fn yes(&mut self, why: impl Into<String>) -> Tri {
+        self.because(why);
+        Tri::Yes
+    }
+
+    pub(super) fn no(&mut self, why: impl Into<String>) -> Tri {
+        self.because(why);
+        Tri::No
+    }
+
+    pub(super) fn unknown(&mut self, without: impl Into<String>) -> Tri {
+        self.missing(without);
+        Tri::Unknown
+    }
 }
 
 /// The verdict on a kernel that is booted with that line.
@@ -179,22 +194,19 @@ fn checked(boot: &Boot<'_>, reasons: &mut Reasons) -> Tri {
         return Tri::Yes;
     }
     if boot.config.is_some_and(|c| c.denies("MODULE_SIG")) {
-        reasons.because("the kernel was built without module signatures: it loads every module");
-        return Tri::No;
+        return reasons.no("the kernel was built without module signatures: it loads every module");
     }
     // A kernel that has the parameters also has the code that checks signatures.
     if boot.patch != Patch::Unknown {
         return Tri::Yes;
     }
-    reasons.missing("the kernel's configuration");
-    Tri::Unknown
+    reasons.unknown("the kernel's configuration")
 }
 
 fn disabled(arguments: &KernelArguments, dialect: Dialect, reasons: &mut Reasons) -> Tri {
     let nomodule = arguments.last_switch("nomodule", dialect);
     if nomodule == Switch::On {
-        reasons.because("nomodule on the command line: no module is loaded at all");
-        return Tri::Yes;
+        return reasons.yes("nomodule on the command line: no module is loaded at all");
     }
     // The name of a sysctl is a path, so `-` and `_` differ.
     let path = b"sysctl.kernel.modules_disabled";
@@ -202,13 +214,12 @@ fn disabled(arguments: &KernelArguments, dialect: Dialect, reasons: &mut Reasons
         |name: &[u8]| -> Vec<u8> { name.iter().map(|b| if *b == b'/' { b'.' } else { *b }).collect() };
     let mut heard = arguments.heard.iter().filter(|a| dotted(&a.name) == path);
     if heard.any(|a| a.value.as_deref().is_some_and(|value| number(value) == Some(1))) {
-        reasons.because("sysctl.kernel.modules_disabled=1 on the command line: no module is loaded at all");
-        return Tri::Yes;
+        return reasons
+            .yes("sysctl.kernel.modules_disabled=1 on the command line: no module is loaded at all");
     }
     let cut = arguments.cut.as_ref().is_some_and(|a| dotted(&a.name) == path);
     if nomodule == Switch::Unknown || cut {
-        reasons.missing(AT_THE_END);
-        return Tri::Unknown;
+        return reasons.unknown(AT_THE_END);
     }
     Tri::No
 }
@@ -238,15 +249,13 @@ fn ima(boot: &Boot<'_>, arguments: &KernelArguments, reasons: &mut Reasons) -> T
         return Tri::No;
     }
     let Some(config) = boot.config else {
-        reasons.missing("whether the kernel has IMA");
-        return Tri::Unknown;
+        return reasons.unknown("whether the kernel has IMA");
     };
     if !config.has("IMA") || !config.has("IMA_APPRAISE") {
         return Tri::No;
     }
     if open {
-        reasons.missing(AT_THE_END);
-        return Tri::Unknown;
+        return reasons.unknown(AT_THE_END);
     }
     if is_lenient(arguments) && !config.denies("IMA_APPRAISE_BOOTPARAM") {
         match boot.secure_boot {
@@ -254,17 +263,15 @@ fn ima(boot: &Boot<'_>, arguments: &KernelArguments, reasons: &mut Reasons) -> T
             // Under Secure Boot the parameter is ignored.
             SecureBoot::On => {}
             SecureBoot::Unknown => {
-                reasons.missing("whether Secure Boot is on, which decides whether ima_appraise= counts");
-                return Tri::Unknown;
+                return reasons
+                    .unknown("whether Secure Boot is on, which decides whether ima_appraise= counts");
             }
         }
     }
     if asked {
-        reasons.because("ima_policy=secure_boot: a module needs an IMA signature");
-        return Tri::Yes;
+        return reasons.yes("ima_policy=secure_boot: a module needs an IMA signature");
     }
-    reasons.missing("whether the IMA policy in /etc/ima/ima-policy is loaded before the modules");
-    Tri::Unknown
+    reasons.unknown("whether the IMA policy in /etc/ima/ima-policy is loaded before the modules")
 }
 
 /// Whether IMA only logs, repairs or skips what it would refuse. The last valid mode counts.
@@ -285,11 +292,7 @@ fn enforced(
 ) -> (Tri, Tri) {
     let force = Tri::of(boot.config.map(|c| c.has("MODULE_SIG_FORCE")));
     let asked = of_switch(arguments.switch("module.sig_enforce", dialect));
-    let secure = match boot.secure_boot {
-        SecureBoot::On => Tri::Yes,
-        SecureBoot::Off => Tri::No,
-        SecureBoot::Unknown => Tri::Unknown,
-    };
+    let secure = of_switch(boot.secure_boot);
     let by_ima = Tri::of(boot.config.map(|c| c.has("IMA_ARCH_POLICY"))).and(secure);
     let switch = arguments.switch(PARAMETER, dialect);
     let enforce = force.or(asked).or(by_ima);
@@ -314,10 +317,7 @@ fn enforced(
             reasons.because(format!("this kernel does not know the parameter {PARAMETER}"));
             enforce
         }
-        (Patch::Unknown, _) => {
-            reasons.missing(format!("whether the kernel knows {PARAMETER}"));
-            Tri::Unknown
-        }
+        (Patch::Unknown, _) => reasons.unknown(format!("whether the kernel knows {PARAMETER}")),
         (Patch::V2, switch) => {
             if switch == Switch::On {
                 reasons.because(format!("{PARAMETER} is on the command line"));
@@ -420,8 +420,7 @@ fn locked(
     let list = arguments.values("lsm").last().unwrap_or(&built_in);
     let early = config.has("SECURITY_LOCKDOWN_LSM_EARLY");
     if !early && arguments.is_open("lsm") {
-        reasons.missing(AT_THE_END);
-        return Tri::Unknown;
+        return reasons.unknown(AT_THE_END);
     }
     if !early && !list.split(|b| *b == b',').any(|name| name == b"lockdown") {
         if arguments.values("lockdown").next().is_some() {
@@ -431,35 +430,29 @@ fn locked(
     }
     let levels: [&[u8]; 2] = [b"integrity", b"confidentiality"];
     if arguments.values("lockdown").any(|value| levels.contains(&value)) {
-        reasons.because("lockdown= on the command line: unsigned modules are refused");
-        return Tri::Yes;
+        return reasons.yes("lockdown= on the command line: unsigned modules are refused");
     }
     if config.has("LOCK_DOWN_KERNEL_FORCE_INTEGRITY") || config.has("LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY")
     {
-        reasons.because("the kernel was built to be locked down: unsigned modules are refused");
-        return Tri::Yes;
+        return reasons.yes("the kernel was built to be locked down: unsigned modules are refused");
     }
     if config.has("LOCK_DOWN_IN_EFI_SECURE_BOOT") {
         match boot.secure_boot {
             SecureBoot::On => {
-                reasons
-                    .because("Secure Boot is on, which locks this kernel down: unsigned modules are refused");
-                return Tri::Yes;
+                return reasons
+                    .yes("Secure Boot is on, which locks this kernel down: unsigned modules are refused");
             }
             SecureBoot::Off => {}
             SecureBoot::Unknown => {
-                reasons.missing("whether Secure Boot is on, which locks this kernel down");
-                return Tri::Unknown;
+                return reasons.unknown("whether Secure Boot is on, which locks this kernel down");
             }
         }
     }
     if asks_for_bootconfig(arguments, dialect) {
-        reasons.missing(BOOTCONFIG);
-        return Tri::Unknown;
+        return reasons.unknown(BOOTCONFIG);
     }
     if arguments.is_open("lockdown") {
-        reasons.missing(AT_THE_END);
-        return Tri::Unknown;
+        return reasons.unknown(AT_THE_END);
     }
     Tri::No
 }
