@@ -174,16 +174,7 @@ impl FirstError {
     pub fn of_full(found: Option<FirstError>, filesystem: String, lack: Shortage) -> FirstError {
         let message = format!("{filesystem} {}", lack_of(lack));
         let cause = Cause::NoSpace { filesystem: Some(filesystem), inodes: lack == Shortage::Inodes };
-        let (file, line, context) = (None, None, Vec::new());
-        let unsaid = FirstError {
-            kind: ErrorKind::NoSpace,
-            cause: cause.clone(),
-            phase: None,
-            file,
-            line,
-            message,
-            context,
-        };
+        let unsaid = FirstError { kind: ErrorKind::NoSpace, message, ..FirstError::default() };
         match found {
             Some(found) if found.is_in_source() => found,
             found => FirstError { cause, ..found.unwrap_or(unsaid) },
@@ -192,15 +183,7 @@ impl FirstError {
 
     /// The error of a build that was not started because the machine cannot confine it.
     pub fn not_confined(message: String) -> FirstError {
-        FirstError {
-            kind: ErrorKind::Other,
-            cause: Cause::NotConfined,
-            phase: None,
-            file: None,
-            line: None,
-            message,
-            context: Vec::new(),
-        }
+        FirstError { cause: Cause::NotConfined, message, ..FirstError::default() }
     }
 
     /// The error of a build that succeeded for another kernel.
@@ -210,9 +193,7 @@ impl FirstError {
             message: format!("it builds for kernel {release}"),
             cause: Cause::Packaging(PackagingFault::OtherKernel { release: Some(release) }),
             phase: Some(Phase::Make),
-            file: None,
-            line: None,
-            context: Vec::new(),
+            ..FirstError::default()
         }
     }
 
@@ -223,10 +204,8 @@ impl FirstError {
             kind: ErrorKind::Script,
             cause: Cause::Packaging(PackagingFault::Script { script }),
             phase: Some(phase),
-            file: None,
-            line: None,
             message: message.to_owned(),
-            context: Vec::new(),
+            ..FirstError::default()
         }
     }
 }

@@ -65,7 +65,7 @@ pub enum ErrorKind {
 }
 
 /// The first error of a log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstError {
     /// The program that printed it, or its subject.
     #[serde(default)]
