@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 
 use crate::dkms::build_for_target::{for_target_at_once, once_more};
 use crate::dkms::build_hooks::{self, BuildHooks};
@@ -101,7 +101,6 @@ pub struct StepsDone {
 /// If a step fails. The installed files are then the previous ones.
 pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
-    let log = log.try_clone().context("cannot share the log")?;
     portable_source(root, module, job.source)?;
     let done = run_steps(job, steps, log);
     if !matches!(done, Ok(StepsDone { replacement: Some(_), .. })) {
@@ -110,37 +109,37 @@ pub fn run(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, F
     done
 }
 
-fn run_steps(job: &Job<'_>, steps: &[PlanStep], mut log: File) -> Result<StepsDone, Failure> {
+fn run_steps(job: &Job<'_>, steps: &[PlanStep], log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, .. } = *job;
     let mut done = StepsDone::default();
     for step in steps {
         (job.begun)(step);
         match step {
             PlanStep::RemoveTree(path) => {
-                note(&mut log, &format!("removing {path}"));
+                note(log, &format!("removing {path}"));
                 root.remove_tree(path)?;
             }
             PlanStep::SetAside(path) => {
-                note(&mut log, &format!("setting {path} aside"));
+                note(log, &format!("setting {path} aside"));
                 replace::set_build_aside(root, path)?;
             }
             PlanStep::Index => {}
-            PlanStep::Build => build(job, &mut log)?,
+            PlanStep::Build => build(job, log)?,
             PlanStep::Install | PlanStep::Reinstall => {
-                done = install(job, *step == PlanStep::Reinstall, &mut log)?;
+                done = install(job, *step == PlanStep::Reinstall, log)?;
             }
         }
     }
-    let unrun = log::unrun_hooks(&log);
+    let unrun = log::unrun_hooks(log);
     if !unrun.is_empty() {
         let are = if unrun.len() == 1 { "is not an executable file" } else { "are not executable files" };
         done.hook_error = Some(format!("{} of {module} {are}", unrun.join(" and ")));
     }
-    append(root, &mut log, &format!("{}/log/make.log", build_directory(module, release)));
+    append(root, log, &format!("{}/log/make.log", build_directory(module, release)));
     Ok(done)
 }
 
-fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
+fn build(job: &Job<'_>, log: &File) -> Result<(), Failure> {
     let hooks = BuildHooks::lay_out(job)?;
     let aids = BuildAids { uname: None, hooks: hooks.as_ref() };
     let mut from = log::length(log);
@@ -167,10 +166,6 @@ fn build(job: &Job<'_>, log: &mut File) -> Result<(), Failure> {
 }
 
 fn failed(job: &Job<'_>, verb: &str, ended: Ended, log: &File) -> Failure {
-    let log = match log.try_clone() {
-        Ok(log) => log,
-        Err(e) => return anyhow!("cannot share the log: {e}").into(),
-    };
     let findings = log::findings(job.root, log, &make_log(job.module), facts(job));
     // Only a compiler error in the source follows from the source. A missing program, header or lack of
     // memory may be gone tomorrow, without any change of the inputs.
@@ -240,7 +235,7 @@ fn made(root: &Root, directory: &str) -> Vec<String> {
 }
 
 /// Judges the build, installs it with dkms into staging trees, and moves the files into place.
-fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Failure> {
+fn install(job: &Job<'_>, force: bool, log: &File) -> Result<StepsDone, Failure> {
     let Job { root, module, release, conf, .. } = *job;
     let refused = |BuildRefusal { why, lasting }| {
         let error = refused_for(job, log);
@@ -275,6 +270,7 @@ fn install(job: &Job<'_>, force: bool, log: &mut File) -> Result<StepsDone, Fail
     let replacement = switched.map_err(|e| {
         note(log, "putting the files into their places failed");
         // On a line of its own, so that the search for errors recognises a full disk.
+        let mut log = log;
         if let Err(e) = writeln!(log, "{e}") {
             tracing::warn!("cannot write the build log: {e}");
         }
@@ -297,7 +293,7 @@ fn staged_install(
     job: &Job<'_>,
     force: bool,
     directives: &[&str],
-    log: &mut File,
+    log: &File,
 ) -> Result<Vec<(String, String)>, Failure> {
     let Job { root, module, release, conf, .. } = *job;
     // dkms keeps the kernel's own module if it has the same version, and still reports "installed". Only then
@@ -319,7 +315,7 @@ fn staged_install(
     Err(StepFailure::of(what, log::first_error(root, module, release)))
 }
 
-fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<(), HookFailure> {
+fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &File) -> Result<(), HookFailure> {
     hooks::run((job.root, job.tools), job.module, (hook, command), job.deadline, log)
 }
 
@@ -330,8 +326,7 @@ fn run_hook(job: &Job<'_>, hook: Hook, command: &str, log: &mut File) -> Result<
 ///
 /// If the script did not succeed. dkms itself would not report that, and the module stays installed.
 pub fn post_install(job: &Job<'_>, log: &File) -> Result<(), HookFailure> {
-    let mut log = log.try_clone().context("cannot share the log")?;
-    run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), &mut log)
+    run_hook(job, Hook::PostInstall, job.conf.hook("POST_INSTALL"), log)
 }
 
 /// The build directory of dkms, which all kernels share.

@@ -22,7 +22,7 @@ pub(in crate::dkms) fn for_target_at_once(
     job: &Job<'_>,
     aids: BuildAids<'_>,
     from: &mut u64,
-    log: &mut File,
+    log: &File,
 ) -> Result<Option<Ended>, Failure> {
     let Job { root, module, release, .. } = *job;
     let other = match probe::other_kernel(job) {
@@ -70,7 +70,7 @@ pub(in crate::dkms) fn once_more(
     ended: Ended,
     aids: BuildAids<'_>,
     from: &mut u64,
-    log: &mut File,
+    log: &File,
 ) -> Result<Ended, Failure> {
     let Job { root, module, release, .. } = *job;
     let make_log = match ended {

@@ -37,7 +37,7 @@ pub(in crate::dkms) fn dkms(
     verb: &str,
     staging: Option<(&Staging<'_>, bool)>,
     directives: &[&str],
-    log: &mut File,
+    log: &File,
 ) -> anyhow::Result<Ended> {
     run_dkms(job, &|| child(job, verb, staging, directives), (verb, Vec::new()), log)
 }
@@ -56,11 +56,7 @@ pub(in crate::dkms) struct BuildAids<'a> {
 /// # Errors
 ///
 /// If dkms cannot be started.
-pub(in crate::dkms) fn build_with(
-    job: &Job<'_>,
-    aids: BuildAids<'_>,
-    log: &mut File,
-) -> anyhow::Result<Ended> {
+pub(in crate::dkms) fn build_with(job: &Job<'_>, aids: BuildAids<'_>, log: &File) -> anyhow::Result<Ended> {
     let uname = aids.uname.map(TargetUname::directory).transpose()?;
     let hooks = aids.hooks.map(BuildHooks::directory).transpose()?;
     let first = uname.clone().map(|directory| GivenRoot::for_build(job.root).plain_path(directory));
@@ -80,7 +76,7 @@ fn run_dkms(
     job: &Job<'_>,
     child: &dyn Fn() -> anyhow::Result<Child>,
     (verb, shown): (&str, Vec<PathBuf>),
-    log: &mut File,
+    log: &File,
 ) -> anyhow::Result<Ended> {
     let sight = match (job.root.is_slash(), verb) {
         (true, "build") | (false, _) => Some(sight_of_build(job)?),
@@ -161,7 +157,7 @@ fn child(
     Ok(child)
 }
 
-fn run_logged(job: &Job<'_>, child: Child, log: &mut File) -> anyhow::Result<Ended> {
+fn run_logged(job: &Job<'_>, child: Child, log: &File) -> anyhow::Result<Ended> {
     let Job { root, module, .. } = *job;
     note(log, &child.display());
     let output = log.try_clone().context("cannot share the log")?;

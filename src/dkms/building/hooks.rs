@@ -63,7 +63,7 @@ pub(in crate::dkms) fn run(
     module: &ModuleName,
     (hook, command): (Hook, &str),
     deadline: Duration,
-    log: &mut File,
+    log: &File,
 ) -> Result<(), HookFailure> {
     let what = format!("{} of {module}", hook.directive());
     let child = child_in_image((root, tools), module, (hook, command), deadline)?;

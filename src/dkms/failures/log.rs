@@ -14,7 +14,7 @@ use crate::dkms::first_error::{BuildFacts, Findings, FirstError, Search};
 use crate::dkms::leftovers::kernel_of_log;
 use crate::dkms::{ModuleName, toolchain};
 use crate::sys::child::unnamed_file;
-use crate::sys::{FileError, Root, punch_hole};
+use crate::sys::{Root, punch_hole};
 
 /// Where the logs are.
 pub const LOGS: &str = "/var/log/clr-dkms";
@@ -38,7 +38,7 @@ pub fn path(module: &ModuleName, release: &str) -> String {
 pub fn first_error(root: &Root, module: &ModuleName, release: &str) -> Option<FirstError> {
     let mut search = Search::with(toolchain::facts(root, release));
     // Only used in a report, which is shorter if the log cannot be read.
-    look(&mut search, root.open_file(path(module, release)).ok()?);
+    look(&mut search, &root.open_file(path(module, release)).ok()?);
     search.finish().error
 }
 
@@ -72,7 +72,7 @@ pub(in crate::dkms) fn length(log: &File) -> u64 {
 }
 
 /// Writes a line of clr-dkms. A build continues if its log cannot be written, for example on a full disk.
-pub(in crate::dkms) fn note(log: &mut File, text: &str) {
+pub(in crate::dkms) fn note(mut log: &File, text: &str) {
     if let Err(e) = writeln!(log, "# clr-dkms: {text}") {
         tracing::warn!("cannot write the build log: {e}");
     }
@@ -104,9 +104,9 @@ pub(in crate::dkms) fn kept_small<T>(root: &Root, log: &File, beside: &str, work
 }
 
 /// Removes the middle of a log that is too large. Writing continues at its end.
-pub(in crate::dkms) fn settle(log: &mut File) {
+pub(in crate::dkms) fn settle(mut log: &File) {
     let mut settled = || -> io::Result<()> {
-        let mut ends = Ends::of(log.try_clone()?)?;
+        let mut ends = Ends::of(log)?;
         let mut at = HEAD;
         if ends.size > LIMIT {
             ends.at = HEAD;
@@ -130,16 +130,16 @@ pub(in crate::dkms) fn settle(log: &mut File) {
 }
 
 /// Appends the log of make to ours.
-pub(in crate::dkms) fn append(root: &Root, log: &mut File, path: &str) {
+pub(in crate::dkms) fn append(root: &Root, log: &File, path: &str) {
     match root.open_file(path) {
-        Ok(from) => copy(from, log, path),
+        Ok(from) => copy(&from, log, path),
         Err(e) if e.is_absent() => {}
         Err(e) => tracing::warn!("{e}; it is missing in the build log"),
     }
 }
 
-fn copy(from: File, log: &mut File, path: &str) {
-    if let Err(e) = Ends::of(from).and_then(|mut ends| io::copy(&mut ends, log)) {
+fn copy(from: &File, mut log: &File, path: &str) {
+    if let Err(e) = Ends::of(from).and_then(|mut ends| io::copy(&mut ends, &mut log)) {
         tracing::warn!("cannot copy {path} into the build log: {e}");
     }
 }
@@ -147,22 +147,16 @@ fn copy(from: File, log: &mut File, path: &str) {
 /// The findings in the log of a failed step and in the log of make, which is then appended to it: the next
 /// build of this module, for any kernel, deletes the log of make. Both are read in place, because the copy
 /// may not fit on the disk.
-pub(in crate::dkms) fn findings(root: &Root, mut log: File, make_log: &str, known: BuildFacts) -> Findings {
+pub(in crate::dkms) fn findings(root: &Root, log: &File, make_log: &str, known: BuildFacts) -> Findings {
     let release = known.release.clone();
     let mut search = Search::with(known);
-    match log.try_clone() {
-        Ok(file) => look(&mut search, file),
-        Err(e) => tracing::warn!("cannot read the build log: {e}"),
-    }
-    match root.open_file(make_log).and_then(|f| Ok((is_of(&f, release.as_deref(), root, make_log)?, f))) {
-        Ok((true, file)) => {
-            match file.try_clone() {
-                Ok(file) => look(&mut search, file),
-                Err(e) => tracing::warn!("cannot read {make_log}: {e}"),
-            }
-            copy(file, &mut log, make_log);
+    look(&mut search, log);
+    match root.open_file(make_log) {
+        Ok(file) if is_of(&file, release.as_deref()) => {
+            look(&mut search, &file);
+            copy(&file, log, make_log);
         }
-        Ok((false, _)) => {}
+        Ok(_) => {}
         Err(e) if e.is_absent() => {}
         Err(e) => tracing::warn!("{e}; it is missing in the build log"),
     }
@@ -177,13 +171,10 @@ pub(in crate::dkms) fn other_release(
     known: BuildFacts,
 ) -> Option<String> {
     let mut search = Search::with(known);
-    match log.try_clone() {
-        Ok(file) => look(&mut search, file),
-        Err(e) => tracing::warn!("cannot read the build log: {e}"),
-    }
+    look(&mut search, log);
     // A log that cannot be read shows nothing.
     if let Ok(file) = root.open_file(make_log) {
-        look(&mut search, file);
+        look(&mut search, &file);
     }
     search.finish().other_release
 }
@@ -191,26 +182,20 @@ pub(in crate::dkms) fn other_release(
 /// The directives whose hook scripts dkms skipped, according to the log of a successful step.
 pub(in crate::dkms) fn unrun_hooks(log: &File) -> Vec<String> {
     let mut search = Search::default();
-    match log.try_clone() {
-        Ok(file) => look(&mut search, file),
-        Err(e) => tracing::warn!("cannot read the build log: {e}"),
-    }
+    look(&mut search, log);
     search.finish().unrun_hooks
 }
 
 /// Whether the log of make is of that kernel: the log of an earlier failure for another kernel may still
 /// exist.
-fn is_of(log: &File, release: Option<&str>, root: &Root, path: &str) -> Result<bool, FileError> {
+fn is_of(log: &File, release: Option<&str>) -> bool {
     let mut start = [0; 512];
-    let length = log.read_at(&mut start, 0).map_err(|cause| FileError {
-        action: "read",
-        path: root.shown_path(path),
-        cause,
-    })?;
-    Ok(kernel_of_log(&start[..length]).is_none_or(|kernel| release.is_none_or(|release| kernel == release)))
+    // An error of the disk shows again when the whole log is read.
+    let length = log.read_at(&mut start, 0).unwrap_or(0);
+    kernel_of_log(&start[..length]).is_none_or(|kernel| release.is_none_or(|release| kernel == release))
 }
 
-fn look(search: &mut Search, log: File) {
+fn look(search: &mut Search, log: &File) {
     // A log that cannot be read contributes no error. How the step ended is reported in any case.
     if let Err(e) = Ends::of(log).and_then(|ends| search.read(ends)) {
         tracing::warn!("cannot read a build log: {e}");
@@ -219,8 +204,8 @@ fn look(search: &mut Search, log: File) {
 
 /// Reads a file without its middle if the file is too large. Independent of the file position that is shared
 /// with a child.
-struct Ends {
-    file: File,
+struct Ends<'f> {
+    file: &'f File,
     at: u64,
     size: u64,
     /// The offset of the end part, and the text before it.
@@ -228,8 +213,8 @@ struct Ends {
     left_out: io::Cursor<String>,
 }
 
-impl Ends {
-    fn of(file: File) -> io::Result<Ends> {
+impl Ends<'_> {
+    fn of(file: &File) -> io::Result<Ends<'_>> {
         let size = file.metadata()?.len();
         let mut ends = Ends { file, at: 0, size, tail: 0, left_out: io::Cursor::default() };
         if size > LIMIT {
@@ -245,7 +230,7 @@ impl Ends {
     }
 }
 
-impl Read for Ends {
+impl Read for Ends<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut room = into.len();
         if self.tail > 0 && self.at < self.tail {
@@ -285,8 +270,8 @@ mod tests {
         for size in [0, 6400, LIMIT, LIMIT + 64, 50 << 20] {
             let mut log = large(size);
             punch_hole(&log, HEAD, TAIL, LIMIT).unwrap();
-            settle(&mut log);
-            note(&mut log, "the end");
+            settle(&log);
+            note(&log, "the end");
             let mut text = String::new();
             log.rewind().unwrap();
             log.read_to_string(&mut text).unwrap();
@@ -308,8 +293,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let root = Root::open(crate::sys::RootKind::Image, directory.path()).unwrap();
         let (log, mut beside) = (large(40 << 20), root.create("/make.log").unwrap());
-        io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();
-        io::copy(&mut Ends::of(large(LIMIT)).unwrap(), &mut beside).unwrap();
+        io::copy(&mut Ends::of(&large(LIMIT)).unwrap(), &mut beside).unwrap();
+        io::copy(&mut Ends::of(&large(LIMIT)).unwrap(), &mut beside).unwrap();
         kept_small(&root, &log, "/make.log", || std::thread::sleep(PAUSE * 4));
         for (file, size) in [(&log, 40 << 20), (&beside, LIMIT * 2)] {
             let stat = file.metadata().unwrap();
