@@ -8,7 +8,7 @@ use crate::dkms::first_error::ONCE_MORE;
 use crate::dkms::log::{self, append, note};
 use crate::dkms::plan::build_directory;
 use crate::dkms::probe;
-use crate::dkms::uname::TargetUname;
+use crate::dkms::uname;
 use crate::sys::Ended;
 
 /// Builds with a `uname` that answers with the target kernel, if `make -n` says that the Makefile builds for
@@ -34,7 +34,7 @@ pub(in crate::dkms) fn for_target_at_once(
         }
     };
     // As the log of a plain build tells, if there is no `uname`.
-    let Ok(uname) = TargetUname::lay_out(root, job.tools, module, release) else { return Ok(None) };
+    let Ok(uname) = uname::lay_out(root, job.tools, module, release) else { return Ok(None) };
     note(log, &format!("make -n: it builds for kernel {other}; `uname -r` in make answers {release}"));
     tracing::info!("{module} builds for kernel {other}; its Makefile is given {release}");
     *from = log::length(log);
@@ -83,7 +83,7 @@ pub(in crate::dkms) fn once_more(
     if ended == Ended::Exit(0) && (job.judge)().is_ok() {
         return Ok(ended);
     }
-    let uname = match TargetUname::lay_out(root, job.tools, module, release) {
+    let uname = match uname::lay_out(root, job.tools, module, release) {
         Ok(uname) => uname,
         Err(why) => {
             note(log, &format!("it builds for kernel {other}, and cannot be made not to: {why:#}"));

@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 
 use crate::dkms::build::{Failure, Job, StepFailure};
 use crate::dkms::call::GivenRoot;
@@ -14,10 +13,9 @@ use crate::dkms::cause::Phase;
 use crate::dkms::first_error::FirstError;
 use crate::dkms::log::length;
 use crate::dkms::plan::build_directory;
-use crate::dkms::replace::STATE;
-use crate::dkms::staging::STAGING;
+use crate::dkms::staging::Temporary;
 use crate::limits::LOG;
-use crate::sys::{FileError, Root};
+use crate::sys::FileError;
 
 /// The directives, as dkms names them in its messages, and their phases.
 const HOOKS: [(&str, &str, Phase); 2] =
@@ -47,10 +45,9 @@ const UP: usize = 32;
 
 /// The wrapper in its own directory, which exists until the value is dropped.
 pub(in crate::dkms) struct BuildHooks<'a> {
-    root: &'a Root,
-    directory: String,
+    pub(in crate::dkms) directory: Temporary<'a>,
     /// What replaces the directives of the dkms.conf.
-    directives: Vec<String>,
+    pub(in crate::dkms) directives: Vec<String>,
 }
 
 impl<'a> BuildHooks<'a> {
@@ -65,42 +62,16 @@ impl<'a> BuildHooks<'a> {
         if used().next().is_none() {
             return Ok(None);
         }
-        // After a kill it is removed together with the staging trees.
-        let directory = format!("{STATE}/{STAGING}{}-{}-{release}-hooks", module.name, module.version);
-        let mut hooks = BuildHooks { root, directory, directives: Vec::new() };
-        let path = format!("{}/hook", hooks.directory);
+        let directory = Temporary::new(root, module, release, "-hooks");
+        let path = format!("{}/hook", directory.path);
         root.write(&path, SCRIPT.replace("FAILED", FAILED).as_bytes(), 0o755)?;
         let path = root.real_path(&path)?;
         let path = GivenRoot::for_build(root).plain_path(path);
         let wrapper = format!("{}{}", "../".repeat(UP), path.display().to_string().trim_start_matches('/'));
-        hooks.directives = used()
-            .map(|(directive, name, _)| {
-                format!("{directive}={wrapper} {name} {}", conf.hook(directive).trim())
-            })
-            .collect();
-        Ok(Some(hooks))
-    }
-
-    /// What replaces the directives of the dkms.conf, as dkms takes them.
-    pub(in crate::dkms) fn directives(&self) -> impl Iterator<Item = &str> {
-        self.directives.iter().map(String::as_str)
-    }
-
-    /// The directory on this machine.
-    ///
-    /// # Errors
-    ///
-    /// If it no longer exists.
-    pub(in crate::dkms) fn directory(&self) -> Result<PathBuf, FileError> {
-        self.root.real_path(&self.directory)
-    }
-}
-
-impl Drop for BuildHooks<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = self.root.remove_tree(&self.directory) {
-            tracing::warn!("{e}; the next run removes it");
-        }
+        let replaced = |(directive, name, _): &(&str, &str, Phase)| {
+            format!("{directive}={wrapper} {name} {}", conf.hook(directive).trim())
+        };
+        Ok(Some(BuildHooks { directory, directives: used().map(replaced).collect() }))
     }
 }
 

@@ -10,9 +10,8 @@ use crate::dkms::build::{Job, make_log};
 use crate::dkms::build_hooks::BuildHooks;
 use crate::dkms::log::{self, note};
 use crate::dkms::replace::STATE;
-use crate::dkms::staging::Staging;
+use crate::dkms::staging::{Staging, Temporary};
 use crate::dkms::tree::{SOURCES, TREE};
-use crate::dkms::uname::TargetUname;
 use crate::dkms::{ModuleName, Source};
 use crate::kernel::inventory::{IMAGES, MODULES, module_directory};
 use crate::sys::sandbox::{SandboxError, ShownTree, Sight};
@@ -46,7 +45,7 @@ pub(in crate::dkms) fn dkms(
 #[derive(Clone, Copy)]
 pub(in crate::dkms) struct BuildAids<'a> {
     /// A `uname` that reports the target kernel to make.
-    pub(in crate::dkms) uname: Option<&'a TargetUname<'a>>,
+    pub(in crate::dkms) uname: Option<&'a Temporary<'a>>,
     /// The wrapper of its hook scripts.
     pub(in crate::dkms) hooks: Option<&'a BuildHooks<'a>>,
 }
@@ -57,10 +56,11 @@ pub(in crate::dkms) struct BuildAids<'a> {
 ///
 /// If dkms cannot be started.
 pub(in crate::dkms) fn build_with(job: &Job<'_>, aids: BuildAids<'_>, log: &File) -> anyhow::Result<Ended> {
-    let uname = aids.uname.map(TargetUname::directory).transpose()?;
-    let hooks = aids.hooks.map(BuildHooks::directory).transpose()?;
+    let uname = aids.uname.map(Temporary::real_path).transpose()?;
+    let hooks = aids.hooks.map(|hooks| hooks.directory.real_path()).transpose()?;
     let first = uname.clone().map(|directory| GivenRoot::for_build(job.root).plain_path(directory));
-    let directives: Vec<&str> = aids.hooks.iter().flat_map(|hooks| hooks.directives()).collect();
+    let directives: Vec<&str> =
+        aids.hooks.iter().flat_map(|hooks| &hooks.directives).map(String::as_str).collect();
     let child = || {
         let child = child(job, "build", None, &directives)?;
         Ok(match &first {

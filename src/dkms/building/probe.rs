@@ -9,14 +9,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::dkms::Source;
 use crate::dkms::build::{Job, scratch};
 use crate::dkms::call::{GivenRoot, sight_of_build};
-use crate::dkms::replace::STATE;
-use crate::dkms::staging::STAGING;
+use crate::dkms::staging::Temporary;
 use crate::dkms::tree::TREE;
-use crate::dkms::{ModuleName, Source};
 use crate::kernel::inventory::module_directory;
-use crate::sys::{Ended, Output, Root, Sandbox};
+use crate::sys::{Ended, Output, Sandbox};
 
 /// The time limit.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -129,36 +128,17 @@ exec 'PROGRAM' "$@"
 "#;
 
 /// The recorder in its own directory, and the build directory of dkms as a symlink to the source: a Makefile
-/// may name it. Both exist until the value is dropped.
-struct Stage<'a> {
-    root: &'a Root,
-    directory: String,
-    build: String,
-}
-
-impl<'a> Stage<'a> {
-    fn lay_out(job: &Job<'a>, make: &Path, source: &Path) -> anyhow::Result<Stage<'a>> {
-        let Job { root, module: ModuleName { name, version }, release, .. } = *job;
-        anyhow::ensure!(!make.to_string_lossy().contains('\''), "{} cannot be quoted", make.display());
-        // After a kill it is removed together with the staging trees.
-        let directory = format!("{STATE}/{STAGING}{name}-{version}-{release}-probe");
-        let stage = Stage { root, directory, build: scratch(job.module) };
-        let text = RECORDER.replace("PROGRAM", &make.display().to_string());
-        root.write(format!("{}/make", stage.directory), text.as_bytes(), 0o755)?;
-        root.remove_tree(&stage.build)?;
-        root.link(&stage.build, source)?;
-        Ok(stage)
-    }
-}
-
-impl Drop for Stage<'_> {
-    fn drop(&mut self) {
-        for path in [&self.directory, &self.build] {
-            if let Err(e) = self.root.remove_tree(path) {
-                tracing::warn!("{e}; the next build removes it");
-            }
-        }
-    }
+/// may name it.
+fn lay_out<'a>(job: &Job<'a>, make: &Path, source: &Path) -> anyhow::Result<[Temporary<'a>; 2]> {
+    let Job { root, module, release, .. } = *job;
+    anyhow::ensure!(!make.to_string_lossy().contains('\''), "{} cannot be quoted", make.display());
+    let recorder = Temporary::new(root, module, release, "-probe");
+    let build = Temporary { root, path: scratch(module) };
+    let text = RECORDER.replace("PROGRAM", &make.display().to_string());
+    root.write(format!("{}/make", recorder.path), text.as_bytes(), 0o755)?;
+    root.remove_tree(&build.path)?;
+    root.link(&build.path, source)?;
+    Ok([recorder, build])
 }
 
 /// The release of the kernel that the Makefile of a module builds for, if that is known to be another one.
@@ -176,14 +156,14 @@ pub(in crate::dkms) fn other_kernel(job: &Job<'_>) -> anyhow::Result<Option<Stri
     }
     let given = GivenRoot::for_build(root);
     let plain = |path: &Path| -> anyhow::Result<PathBuf> { Ok(given.plain_path(root.real_path(path)?)) };
-    let stage = Stage::lay_out(job, &tools.find("make")?, &plain(path)?)?;
-    let recorder = root.real_path(&stage.directory)?;
-    let make = given.plain_path(recorder.clone()).join("make");
+    let [recorder, _build] = lay_out(job, &tools.find("make")?, &plain(path)?)?;
+    let directory = recorder.real_path()?;
+    let make = given.plain_path(directory.clone()).join("make");
     // The symlink itself: in an image it leads elsewhere than for a program of this machine.
     let build = plain(Path::new(&format!("{TREE}/{}", job.module)))?.join("build");
     let headers = given.plain_path(root.host_path(format!("{}/build", module_directory(release)))?);
     let mut sight = sight_of_build(job)?;
-    sight.shown.push(recorder.into_os_string());
+    sight.shown.push(directory.into_os_string());
     let child = tools
         .child("bash", DEADLINE)?
         .args(["--noprofile", "--norc", "-c", "cd \"$1\" && eval \"$2\"", "probe"])

@@ -21,12 +21,48 @@ use crate::sys::{FileError, FileKind, Presence, Root};
 /// The prefix of their names in the state directory.
 pub(in crate::dkms) const STAGING: &str = "staging-";
 
+/// A file or directory of one build, which is removed when the value is dropped.
+pub(in crate::dkms) struct Temporary<'a> {
+    pub(in crate::dkms) root: &'a Root,
+    pub(in crate::dkms) path: String,
+}
+
+impl<'a> Temporary<'a> {
+    /// One in the state directory. After a kill the next run removes it, because of its name.
+    pub(in crate::dkms) fn new(
+        root: &'a Root,
+        module: &ModuleName,
+        release: &str,
+        what: &str,
+    ) -> Temporary<'a> {
+        let path = format!("{STATE}/{STAGING}{}-{}-{release}{what}", module.name, module.version);
+        Temporary { root, path }
+    }
+
+    /// Its path on this machine.
+    ///
+    /// # Errors
+    ///
+    /// If it does not exist.
+    pub(in crate::dkms) fn real_path(&self) -> Result<PathBuf, FileError> {
+        self.root.real_path(&self.path)
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if let Err(e) = self.root.remove_tree(&self.path) {
+            tracing::warn!("{e}; it is removed later");
+        }
+    }
+}
+
 /// The two trees for one module on one kernel.
 pub(in crate::dkms) struct Staging<'a> {
     root: &'a Root,
     module: &'a ModuleName,
     release: &'a str,
-    base: String,
+    base: Temporary<'a>,
 }
 
 impl<'a> Staging<'a> {
@@ -41,9 +77,9 @@ impl<'a> Staging<'a> {
         release: &'a str,
         conf: &DkmsConf,
     ) -> Result<Staging<'a>, FileError> {
-        let base = format!("{STATE}/{STAGING}{}-{}-{release}", module.name, module.version);
+        let base = Temporary::new(root, module, release, "");
         let staging = Staging { root, module, release, base };
-        root.remove_tree(&staging.base)?;
+        root.remove_tree(&staging.base.path)?;
         let (own, kernel_directory) = (architecture(), module_directory(release));
         let version = format!("{}/{}/{}", staging.dkms_tree(), module.name, module.version);
         let source = format!("{TREE}/{module}/source");
@@ -69,12 +105,12 @@ impl<'a> Staging<'a> {
 
     /// The DKMS tree inside the root.
     pub(in crate::dkms) fn dkms_tree(&self) -> String {
-        format!("{}/dkms", self.base)
+        format!("{}/dkms", self.base.path)
     }
 
     /// The directory of the module trees, inside the root.
     pub(in crate::dkms) fn install_tree(&self) -> String {
-        format!("{}/modules", self.base)
+        format!("{}/modules", self.base.path)
     }
 
     fn link(&self, path: &str, to: &str) -> Result<(), FileError> {
@@ -169,13 +205,5 @@ impl<'a> Staging<'a> {
     /// If they do not exist.
     pub(in crate::dkms) fn paths(&self) -> Result<[PathBuf; 2], FileError> {
         Ok([self.root.host_path(self.dkms_tree())?, self.root.host_path(self.install_tree())?])
-    }
-}
-
-impl Drop for Staging<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = self.root.remove_tree(&self.base) {
-            tracing::warn!("{e}; the next installation removes it");
-        }
     }
 }

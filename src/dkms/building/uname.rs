@@ -5,14 +5,13 @@
 //! plain build has entered them. It changes only the answer to `-r`, and only for make: hook scripts that
 //! dkms runs get the answer of the system.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::ensure;
 
 use crate::dkms::ModuleName;
-use crate::dkms::replace::STATE;
-use crate::dkms::staging::STAGING;
-use crate::sys::{FileError, FileKind, Root, Tools};
+use crate::dkms::staging::Temporary;
+use crate::sys::{FileKind, Root, Tools};
 
 /// How many files of a source are searched for the line that asks for the running kernel.
 const MOST_LISTED: usize = 5_000;
@@ -44,51 +43,24 @@ esac
 exec 'PROGRAM' "$@"
 "#;
 
-/// A replacement in its own directory, which exists until the value is dropped.
-pub(in crate::dkms) struct TargetUname<'a> {
+/// Creates a replacement in its own directory.
+///
+/// # Errors
+///
+/// If this machine has no `uname`, or the file cannot be written.
+pub(in crate::dkms) fn lay_out<'a>(
     root: &'a Root,
-    directory: String,
-}
-
-impl<'a> TargetUname<'a> {
-    /// Creates it.
-    ///
-    /// # Errors
-    ///
-    /// If this machine has no `uname`, or the file cannot be written.
-    pub(in crate::dkms) fn lay_out(
-        root: &'a Root,
-        tools: &Tools,
-        module: &ModuleName,
-        release: &str,
-    ) -> anyhow::Result<TargetUname<'a>> {
-        let own = tools.find("uname")?.display().to_string();
-        // The release is the name of a directory, so it may contain quotes.
-        ensure!(!release.contains('\'') && !own.contains('\''), "the name {release} cannot be quoted");
-        // After a kill it is removed together with the staging trees.
-        let directory = format!("{STATE}/{STAGING}{}-{}-{release}-uname", module.name, module.version);
-        let uname = TargetUname { root, directory };
-        let text = SCRIPT.replace("RELEASE", release).replace("PROGRAM", &own);
-        root.write(format!("{}/uname", uname.directory), text.as_bytes(), 0o755)?;
-        Ok(uname)
-    }
-
-    /// The directory on this machine.
-    ///
-    /// # Errors
-    ///
-    /// If it no longer exists.
-    pub(in crate::dkms) fn directory(&self) -> Result<PathBuf, FileError> {
-        self.root.real_path(&self.directory)
-    }
-}
-
-impl Drop for TargetUname<'_> {
-    fn drop(&mut self) {
-        if let Err(e) = self.root.remove_tree(&self.directory) {
-            tracing::warn!("{e}; the next run removes it");
-        }
-    }
+    tools: &Tools,
+    module: &ModuleName,
+    release: &str,
+) -> anyhow::Result<Temporary<'a>> {
+    let own = tools.find("uname")?.display().to_string();
+    // The release is the name of a directory, so it may contain quotes.
+    ensure!(!release.contains('\'') && !own.contains('\''), "the name {release} cannot be quoted");
+    let directory = Temporary::new(root, module, release, "-uname");
+    let text = SCRIPT.replace("RELEASE", release).replace("PROGRAM", &own);
+    root.write(format!("{}/uname", directory.path), text.as_bytes(), 0o755)?;
+    Ok(directory)
 }
 
 /// The file and the line of a source that ask for the running kernel.
