@@ -17,60 +17,43 @@ use crate::sys::{FileError, Root, Stat};
 /// The path of the cache.
 pub const CACHE: &str = "/var/cache/clr-dkms/facts.json";
 /// Increased when the meaning of a field or a limit of module files changes: older caches are then discarded.
-const SCHEMA: u32 = 12;
+const SCHEMA: u32 = 13;
 
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<DkmsConf, ConfError>>,
-    files: BTreeMap<String, CacheEntry>,
+    /// The facts about module files, and the result of the symbol check with the identity of everything that
+    /// the symbols were compared with.
+    files: BTreeMap<String, Known<(FileFacts, Option<(String, SymbolAnswer)>)>>,
     /// Module files beyond a limit. Finding that out may take seconds of unpacking.
-    #[serde(default)]
-    too_large: BTreeMap<String, TooLargeFile>,
-    #[serde(default)]
-    images: BTreeMap<String, Image>,
-    #[serde(default)]
-    dkms: Option<Program>,
-    #[serde(default)]
-    initrds: BTreeMap<String, CachedInitrd>,
+    too_large: BTreeMap<String, Known<String>>,
+    /// Whether kernel images contain the name of the parameter; none if one could not be read.
+    images: BTreeMap<String, Known<Option<bool>>>,
+    /// The version of dkms.
+    dkms: Option<Known<Option<String>>>,
+    /// The modules that initrds were searched for, and what was found.
+    initrds: BTreeMap<String, Known<(BTreeSet<String>, InitrdContents)>>,
     /// By kernel release: the inputs of the initrd that was made last.
-    #[serde(default)]
     initrds_made: BTreeMap<String, String>,
 }
 
+/// What is known of a file as long as its identity is the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct TooLargeFile {
+struct Known<T> {
     identity: String,
-    reason: String,
+    value: T,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct CachedInitrd {
-    identity: String,
-    /// The modules that the initrd was searched for.
-    wanted: BTreeSet<String>,
-    contents: InitrdContents,
+impl<T> Known<T> {
+    fn new(stat: &Stat, value: T) -> Known<T> {
+        Known { identity: identity(stat), value }
+    }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Program {
-    identity: String,
-    version: Option<String>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Image {
-    identity: String,
-    /// Whether the image contains the name of the parameter; none if it could not be read.
-    patched: Option<bool>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct CacheEntry {
-    identity: String,
-    facts: FileFacts,
-    /// The result of the symbol check, with the identity of everything that the symbols were compared with.
-    symbols: Option<(String, SymbolAnswer)>,
+fn known<'k, T>(all: &'k BTreeMap<String, Known<T>>, path: &str, stat: &Stat) -> Option<&'k T> {
+    all.get(path).filter(|known| known.identity == identity(stat)).map(|known| &known.value)
 }
 
 /// What was found out about the symbols that a module takes: whether they agree, or that the kernel does not
@@ -153,28 +136,28 @@ impl Cache {
     /// The facts about a module file, if the file is unchanged.
     pub fn file(&mut self, path: &str, stat: &Stat) -> Option<FileFacts> {
         self.used.insert(path.to_owned());
-        self.contents.files.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.facts.clone())
+        known(&self.contents.files, path, stat).map(|(facts, _)| facts.clone())
     }
 
     /// Why an unchanged module file is beyond a limit.
     pub fn too_large(&self, path: &str, stat: &Stat) -> Option<String> {
-        self.contents.too_large.get(path).filter(|e| e.identity == identity(stat)).map(|e| e.reason.clone())
+        known(&self.contents.too_large, path, stat).cloned()
     }
 
     /// Records that a module file is beyond a limit.
     pub fn keep_too_large(&mut self, path: &str, stat: &Stat, reason: String) {
         self.used.insert(path.to_owned());
-        self.contents.too_large.insert(path.to_owned(), TooLargeFile { identity: identity(stat), reason });
+        self.contents.too_large.insert(path.to_owned(), Known::new(stat, reason));
         self.changed = true;
     }
 
     /// The version of the dkms program with this identity; `look` determines it if it is not cached.
     pub fn dkms_version(&mut self, identity: &str, look: impl FnOnce() -> Option<String>) -> Option<String> {
         if self.contents.dkms.as_ref().is_none_or(|known| known.identity != identity) {
-            self.contents.dkms = Some(Program { identity: identity.to_owned(), version: look() });
+            self.contents.dkms = Some(Known { identity: identity.to_owned(), value: look() });
             self.changed = true;
         }
-        self.contents.dkms.as_ref().and_then(|known| known.version.clone())
+        self.contents.dkms.as_ref().and_then(|known| known.value.clone())
     }
 
     /// Whether a kernel image contains the name of the parameter; `look` determines it if it is not cached. A
@@ -186,17 +169,14 @@ impl Cache {
         look: impl FnOnce() -> anyhow::Result<Option<bool>>,
     ) -> Option<bool> {
         self.used.insert(path.to_owned());
-        let identity = identity(stat);
-        match self.contents.images.get(path) {
-            Some(known) if known.identity == identity => known.patched,
-            _ => {
-                // An image that cannot be read leaves it unknown, and is not remembered.
-                let patched = look().ok()?;
-                self.contents.images.insert(path.to_owned(), Image { identity, patched });
-                self.changed = true;
-                patched
-            }
+        if let Some(patched) = known(&self.contents.images, path, stat) {
+            return *patched;
         }
+        // An image that cannot be read leaves it unknown, and is not remembered.
+        let patched = look().ok()?;
+        self.contents.images.insert(path.to_owned(), Known::new(stat, patched));
+        self.changed = true;
+        patched
     }
 
     /// Which of the modules in `wanted` an initrd contains; `look` determines it if it is not cached. A
@@ -209,16 +189,15 @@ impl Cache {
         look: impl FnOnce() -> Result<InitrdContents, FileError>,
     ) -> InitrdContents {
         self.used.insert(path.to_owned());
-        let identity = identity(stat);
-        let known = self.contents.initrds.get(path);
-        if let Some(known) = known.filter(|k| k.identity == identity && wanted.is_subset(&k.wanted)) {
-            return known.contents.clone();
+        let before = known(&self.contents.initrds, path, stat);
+        if let Some((_, contents)) = before.filter(|(searched, _)| wanted.is_subset(searched)) {
+            return contents.clone();
         }
         match look() {
             Ok(mut contents) => {
                 contents.retain(wanted);
-                let kept = CachedInitrd { identity, wanted: wanted.clone(), contents: contents.clone() };
-                self.contents.initrds.insert(path.to_owned(), kept);
+                let found = Known::new(stat, (wanted.clone(), contents.clone()));
+                self.contents.initrds.insert(path.to_owned(), found);
                 self.changed = true;
                 contents
             }
@@ -236,9 +215,7 @@ impl Cache {
 
     /// Adds the facts about a module file.
     pub fn keep_file(&mut self, path: &str, stat: &Stat, facts: FileFacts) {
-        self.contents
-            .files
-            .insert(path.to_owned(), CacheEntry { identity: identity(stat), facts, symbols: None });
+        self.contents.files.insert(path.to_owned(), Known::new(stat, (facts, None)));
         self.changed = true;
     }
 
@@ -256,7 +233,7 @@ impl Cache {
         look: impl FnOnce() -> anyhow::Result<Result<(), Wrong>>,
     ) -> anyhow::Result<Result<(), Wrong>> {
         let known = self.contents.files.get_mut(path).filter(|e| e.identity == identity(stat));
-        match known.as_ref().and_then(|e| e.symbols.as_ref()) {
+        match known.as_ref().and_then(|known| known.value.1.as_ref()) {
             Some((compared, answer)) if compared == inputs => answer.clone().map_err(Into::into),
             _ => {
                 let answer: SymbolAnswer = match look() {
@@ -266,7 +243,7 @@ impl Cache {
                 // A missing symbol is checked again: a module that is not among the inputs may export it by
                 // now.
                 if let (Some(known), false) = (known, matches!(answer, Ok(Err(Wrong::Missing(_))))) {
-                    known.symbols = Some((inputs.to_owned(), answer.clone()));
+                    known.value.1 = Some((inputs.to_owned(), answer.clone()));
                     self.changed = true;
                 }
                 answer.map_err(Into::into)
