@@ -210,7 +210,8 @@ fn of_conf(view: &ConfView<'_>) -> Vec<(&'static LintRule, Hit)> {
         let hits = match rule.check {
             Check::Text(check) => check(view),
             Check::Values(check) if view.conf.excluded.is_empty() => check(view),
-            Check::Values(_) | Check::Subject(_) => continue,
+            Check::Refused(kind) if view.conf.excluded.is_empty() => conf_rules::refused(view, kind),
+            Check::Values(_) | Check::Refused(_) | Check::Subject(_) => continue,
         };
         let is_last = rule.is_last && !hits.is_empty();
         found.extend(hits.into_iter().map(|hit| (rule, hit)));

@@ -4,8 +4,8 @@
 use super::Severity::{Advice, Error, Warning};
 use super::view::{ConfView, Hit};
 use super::{LintSubject, Severity, conf_rules as conf, source_rules as source, text_rules as text};
-use crate::dkms::conf::RefusalKind as Refused;
-use Check::{Subject, Text, Values};
+use crate::dkms::conf::RefusalKind::{self, *};
+use Check::{Refused, Subject, Text, Values};
 
 /// The input of a rule.
 #[derive(Clone, Copy)]
@@ -14,6 +14,8 @@ pub(super) enum Check {
     Text(fn(&ConfView<'_>) -> Vec<Hit>),
     /// The value for a kernel that the module does not exclude.
     Values(fn(&ConfView<'_>) -> Vec<Hit>),
+    /// A reason for which dkms refuses the file.
+    Refused(RefusalKind),
     /// Everything that is known of the module, once.
     Subject(fn(&LintSubject<'_>) -> Vec<Hit>),
 }
@@ -40,6 +42,10 @@ impl PartialEq for LintRule {
 
 const fn rule(id: &'static str, severity: Severity, check: Check, clear: &'static str) -> LintRule {
     LintRule { id, severity, clear, is_last: false, check }
+}
+
+const fn refused(id: &'static str, kind: RefusalKind, clear: &'static str) -> LintRule {
+    rule(id, Error, Refused(kind), clear)
 }
 
 const fn last(rule: LintRule) -> LintRule {
@@ -78,18 +84,8 @@ pub(super) const RULES: &[LintRule] = &[
     rule("quote-swallows", Warning, Text(text::quote_swallows), "close the quote on its own line"),
     rule("excluded", Warning, Subject(text::excluded), "none, if that is intended"),
     // The value itself.
-    rule(
-        "name-missing",
-        Error,
-        Values(|v| conf::refused(v, Refused::NameMissing)),
-        "give PACKAGE_NAME a value",
-    ),
-    rule(
-        "version-missing",
-        Error,
-        Values(|v| conf::refused(v, Refused::VersionMissing)),
-        "give PACKAGE_VERSION a value",
-    ),
+    refused("name-missing", NameMissing, "give PACKAGE_NAME a value"),
+    refused("version-missing", VersionMissing, "give PACKAGE_VERSION a value"),
     rule(
         "placeholder",
         Warning,
@@ -107,36 +103,20 @@ pub(super) const RULES: &[LintRule] = &[
         "none, if that is intended; otherwise write yes",
     ),
     rule("autoinstall-word", Warning, Values(conf::autoinstall_word), "write AUTOINSTALL=\"yes\""),
-    rule(
+    refused(
         "no-module",
-        Error,
-        Values(|v| conf::refused(v, Refused::NoModule)),
+        NoModule,
         "write BUILT_MODULE_NAME[0] (the file without .ko) and DEST_MODULE_LOCATION[0]=\"/extra\"",
     ),
-    rule(
-        "module-name-missing",
-        Error,
-        Values(|v| conf::refused(v, Refused::ModuleNameMissing)),
-        "write BUILT_MODULE_NAME",
-    ),
-    rule(
-        "module-name-ending",
-        Error,
-        Values(|v| conf::refused(v, Refused::ModuleNameEnding)),
-        "take the ending away",
-    ),
+    refused("module-name-missing", ModuleNameMissing, "write BUILT_MODULE_NAME"),
+    refused("module-name-ending", ModuleNameEnding, "take the ending away"),
     rule(
         "module-name-unusable",
         Warning,
         Values(conf::module_name_unusable),
         "write the file's name alone; its directory belongs in BUILT_MODULE_LOCATION",
     ),
-    rule(
-        "destination-missing",
-        Error,
-        Values(|v| conf::refused(v, Refused::DestinationMissing)),
-        DESTINATION,
-    ),
+    refused("destination-missing", DestinationMissing, DESTINATION),
     rule("destination", Error, Values(conf::destination), DESTINATION),
     rule("deprecated", Advice, Values(conf::deprecated), "remove it"),
     rule("depends-itself", Error, Values(conf::depends_itself), "remove it from BUILD_DEPENDS"),
