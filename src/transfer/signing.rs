@@ -83,8 +83,7 @@ impl SigningKeys {
     /// When the directory cannot be listed.
     pub fn load(root: &Root) -> Result<SigningKeys, FileError> {
         let mut found = SigningKeys::default();
-        let mut files = root.list_optional(KEYS)?;
-        files.sort_by(|one, other| one.name.cmp(&other.name));
+        let files = root.list_optional(KEYS)?;
         for file in files {
             let Some(name) = file.text().filter(|name| name.ends_with(KEY_ENDING)) else { continue };
             let path = format!("{KEYS}/{name}");

@@ -257,10 +257,7 @@ pub fn decide(kept: &KeptKernel, observed: &Observed) -> GcPlan {
     }
     plan.left_alone.sort();
     plan.left_alone.dedup();
-    plan.removals.sort_by(|a, b| {
-        let key = |r: &GcRemoval| (r.kernel.clone(), order(&r.what), r.path.clone());
-        key(a).cmp(&key(b))
-    });
+    plan.removals.sort_by_cached_key(|r| (r.kernel.clone(), order(&r.what), r.path.clone()));
     plan
 }
 
