@@ -66,6 +66,8 @@ impl Places {
     }
 }
 
+const NAMES: &str = "its Makefile names the modules of the dkms.conf";
+
 /// Finds it for a `dkms.conf`: the nearest directory, from that of the file upwards, in which everything
 /// exists that it names; else one elsewhere whose Makefile names all of its modules.
 pub(super) fn find(
@@ -76,9 +78,7 @@ pub(super) fn find(
     let own = conf.parent().unwrap_or(Path::new(""));
     let decided = |base: &Path, why: &str, evidence| {
         let value = if base.as_os_str().is_empty() { Path::new(".") } else { base };
-        let value = value.display().to_string();
-        let decision = Decision { subject: "directory", value, why: why.to_owned(), evidence };
-        Ok((base.to_owned(), decision))
+        Ok((base.to_owned(), Decision::new("directory", value.display().to_string(), why, evidence)))
     };
     let named = |base: &Path| {
         let works = places.exist(tree, base) && places.has_makefile(tree, base);
@@ -86,7 +86,7 @@ pub(super) fn find(
     };
     for base in own.ancestors() {
         if let Some(evidence) = named(base) {
-            return decided(base, "its Makefile names the modules of the dkms.conf", Some(evidence));
+            return decided(base, NAMES, Some(evidence));
         }
     }
     // Where the file stands counts for more than a directory elsewhere, unless it cannot be built there.
@@ -99,10 +99,6 @@ pub(super) fn find(
         all.filter_map(|path| Some((path, named(path)?))).collect();
     elsewhere.sort_by_key(|(path, _)| path.components().count());
     match elsewhere.as_slice() {
-        [(base, evidence)] => {
-            let why = "its Makefile names the modules of the dkms.conf";
-            return decided(base, why, Some(evidence.clone()));
-        }
         [first, second, ..] if first.0.components().count() == second.0.components().count() => {
             return Err(AdoptError::Ambiguous {
                 what: "several directories have a Makefile for the modules of the dkms.conf",
@@ -111,10 +107,7 @@ pub(super) fn find(
                 by_conf: false,
             });
         }
-        [first, ..] => {
-            let why = "its Makefile names the modules of the dkms.conf";
-            return decided(first.0, why, Some(first.1.clone()));
-        }
+        [(base, evidence), ..] => return decided(base, NAMES, Some(evidence.clone())),
         [] => {}
     }
     if let Some(base) = own.ancestors().find(|base| fits(base)) {

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::sys::FileError;
+
 /// A line of the source.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Evidence {
@@ -45,6 +47,17 @@ pub struct Decision {
     pub evidence: Option<Evidence>,
 }
 
+impl Decision {
+    pub(super) fn new(
+        subject: &'static str,
+        value: impl Into<String>,
+        why: impl Into<String>,
+        evidence: Option<Evidence>,
+    ) -> Decision {
+        Decision { subject, value: value.into(), why: why.into(), evidence }
+    }
+}
+
 impl fmt::Display for Decision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let value = if self.value.is_empty() { "empty" } else { &self.value };
@@ -53,16 +66,19 @@ impl fmt::Display for Decision {
 }
 
 /// Why a source cannot be adopted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum AdoptError {
     /// There are modules, and nothing to build them from.
     #[error(
         "{}: only precompiled modules are there. A module must be built with the headers of the kernel that \
          loads it", .0.display()
     )]
+    #[strum(serialize = "precompiled-only")]
     Precompiled(PathBuf),
     /// There is nothing to build.
     #[error("there is no source of a kernel module in it: no dkms.conf, and no Makefile with obj-m")]
+    #[strum(serialize = "no-module-source")]
     NoSource,
     /// A part of the source is missing.
     #[error("{}: the submodule is empty, as in archives that a web site makes", .path.display())]
@@ -108,6 +124,7 @@ pub enum AdoptError {
     BadName(String, &'static str),
     /// The `dkms.conf` is not usable.
     #[error("{reason}")]
+    #[strum(serialize = "unusable-dkms-conf")]
     Conf {
         /// The reason.
         reason: String,
@@ -117,6 +134,12 @@ pub enum AdoptError {
     /// Something could not be read or evaluated.
     #[error("{0}")]
     Unknown(String),
+}
+
+impl From<FileError> for AdoptError {
+    fn from(e: FileError) -> AdoptError {
+        AdoptError::Unknown(e.to_string())
+    }
 }
 
 impl AdoptError {
@@ -130,18 +153,7 @@ impl AdoptError {
 
     /// The identifier of the cause, which never changes.
     pub fn id(&self) -> &'static str {
-        match self {
-            AdoptError::Precompiled(_) => "precompiled-only",
-            AdoptError::NoSource => "no-module-source",
-            AdoptError::EmptySubmodule { .. } => "empty-submodule",
-            AdoptError::Ambiguous { .. } => "ambiguous",
-            AdoptError::Placeholder { .. } => "placeholder",
-            AdoptError::NeedsRecipe { .. } => "needs-recipe",
-            AdoptError::NoVersion => "no-version",
-            AdoptError::BadName(..) => "bad-name",
-            AdoptError::Conf { .. } => "unusable-dkms-conf",
-            AdoptError::Unknown(_) => "unknown",
-        }
+        self.into()
     }
 
     /// What helps, as a phrase. None where only the error itself says what to do.

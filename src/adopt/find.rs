@@ -133,7 +133,7 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     fn decide(&mut self, subject: &'static str, value: &str, why: &str, evidence: Option<Evidence>) {
-        self.decisions.push(Decision { subject, value: value.to_owned(), why: why.to_owned(), evidence });
+        self.decisions.push(Decision::new(subject, value, why, evidence));
     }
 
     /// Completes the project's own file.
@@ -188,8 +188,7 @@ impl Finder<'_> {
         substitute::check_recipe(self.source, &base, &third)?;
         let changed = substitute::in_sources(self.source, &base, &replaced, &version);
         // The source keeps what its author wrote; the result goes into the copy.
-        let restored = self.search.scratch.write(self.source.path(path), original.as_bytes(), 0o644);
-        restored.map_err(|e| AdoptError::Unknown(e.to_string()))?;
+        self.search.scratch.write(self.source.path(path), original.as_bytes(), 0o644)?;
         for file in changed.keys() {
             self.decide("placeholder", &file.display().to_string(), "filled in as in the dkms.conf", None);
         }
@@ -246,12 +245,12 @@ impl Finder<'_> {
 
     /// Evaluates a text in the place of that file, as bash would run it there.
     fn evaluate(&self, path: &Path, text: &str) -> Result<(DkmsConf, Trace), AdoptError> {
-        let unknown = |e: &dyn std::fmt::Display| AdoptError::Unknown(e.to_string());
+        let elsewhere = || AdoptError::Unknown("the scratch directory is in another root".to_owned());
         let Search { root, tools, scratch, release, .. } = *self.search;
         let inside = self.source.path(path);
-        scratch.write(&inside, text.as_bytes(), 0o644).map_err(|e| unknown(&e))?;
-        let host = scratch.real_path(&inside).map_err(|e| unknown(&e))?;
-        let file = root.inside(&host).ok_or_else(|| unknown(&"the scratch directory is in another root"))?;
+        scratch.write(&inside, text.as_bytes(), 0o644)?;
+        let host = scratch.real_path(&inside)?;
+        let file = root.inside(&host).ok_or_else(elsewhere)?;
         let evaluated = traced(root, tools, &[(file, text.as_bytes().to_owned())], None, release);
         let (conf, trace) = evaluated.map_err(|e| match e {
             ConfError::Unusable(reason) | ConfError::TimedOut(reason) => {

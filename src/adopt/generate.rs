@@ -101,12 +101,8 @@ pub(super) fn generate(tree: &SourceTree<'_>) -> Result<Generated, AdoptError> {
                 continue;
             }
             let place = file.place(object);
-            decisions.push(Decision {
-                subject: "module",
-                value: object.name.clone(),
-                why: "a Makefile makes it".to_owned(),
-                evidence: Some(file.evidence(object.line)),
-            });
+            let evidence = Some(file.evidence(object.line));
+            decisions.push(Decision::new("module", &object.name, "a Makefile makes it", evidence));
             modules.push(FoundModule {
                 name: object.name.clone(),
                 place: plain(place.strip_prefix(&base).unwrap_or(&place)),
@@ -166,8 +162,7 @@ fn make_line(tree: &SourceTree<'_>, main: &KbuildFile, modules: &[FoundModule]) 
     let options: String = options.iter().map(|option| format!(" {option}=m")).collect();
     let for_kbuild = |why: &str, evidence: Option<Evidence>| {
         let make = format!("make -C ${{kernel_source_dir}} M={BUILD}{options} modules");
-        let decision = Decision { subject: "command", value: make.clone(), why: why.to_owned(), evidence };
-        (make, decision)
+        (make.clone(), Decision::new("command", make, why, evidence))
     };
     let outer = match name_of(&main.path) {
         "Kbuild" => tree
@@ -191,9 +186,9 @@ fn make_line(tree: &SourceTree<'_>, main: &KbuildFile, modules: &[FoundModule]) 
         Some((_, _, line)) if calls => {
             let given: String = variables.iter().map(|(name, value, _)| format!(" {name}={value}")).collect();
             let make = format!("make{given}{options}");
-            let why = "the Makefile calls kbuild, for the kernel in its variables".to_owned();
+            let why = "the Makefile calls kbuild, for the kernel in its variables";
             let evidence = Some(outer.evidence(*line));
-            (make.clone(), Decision { subject: "command", value: make, why, evidence })
+            (make.clone(), Decision::new("command", make, why, evidence))
         }
         _ => for_kbuild("kbuild reads obj-m in the Makefile", None),
     }
@@ -246,12 +241,8 @@ fn given_kernel(source: &SourceTree<'_>, found: &Adoptable) -> Option<(Adoptable
     let (_, _, line) = variables.first().filter(|_| !found.conf.make.trim().is_empty())?;
     let given: Vec<String> = variables.iter().map(|(name, value, _)| format!("{name}={value}")).collect();
     let given = given.join(" ");
-    let decision = Decision {
-        subject: "command",
-        value: given.clone(),
-        why: "added to MAKE: without it make builds for the running kernel".to_owned(),
-        evidence: Some(file.evidence(*line)),
-    };
+    let why = "added to MAKE: without it make builds for the running kernel";
+    let decision = Decision::new("command", &given, why, Some(file.evidence(*line)));
     let end = if found.text.ends_with('\n') { "" } else { "\n" };
     let text = format!("{}{end}MAKE[0]=\"${{MAKE[0]}} {given}\"\n", found.text);
     Some((Adoptable { text, ..found.clone() }, decision))

@@ -20,9 +20,8 @@ pub fn inspect(
     releases: &[String],
     rules: DkmsRules,
 ) -> Result<Vec<Finding>, AdoptError> {
-    let unknown = |e: &dyn std::fmt::Display| AdoptError::Unknown(e.to_string());
-    let host = scratch.real_path(directory).map_err(|e| unknown(&e))?;
-    let inside = root.inside(&host).ok_or_else(|| unknown(&"the scratch directory is in another root"))?;
+    let elsewhere = || AdoptError::Unknown("the scratch directory is in another root".to_owned());
+    let inside = root.inside(&scratch.real_path(directory)?).ok_or_else(elsewhere)?;
     let source = SourceFiles::observe(root, &inside, &Trust::Owner);
     let name = name.to_owned();
     let mut subject = LintSubject {
@@ -40,12 +39,13 @@ pub fn inspect(
     let show = |path: &Path| path.strip_prefix(&inside).unwrap_or(path).display().to_string();
     let conf = inside.join("dkms.conf");
     for release in releases {
-        let bytes = root.read_within(&conf, TEXT).map_err(|e| unknown(&e))?;
-        let files = vec![(conf.clone(), bytes)];
+        let files = vec![(conf.clone(), root.read_within(&conf, TEXT)?)];
         let evaluated = match traced(root, tools, &files, None, release) {
             Ok((conf, trace)) => Ok((conf.under(rules), trace)),
             Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
-            Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => return Err(unknown(&reason)),
+            Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
+                return Err(AdoptError::Unknown(reason));
+            }
         };
         let answer = Answer {
             release: release.clone(),

@@ -27,14 +27,10 @@ const LINE: usize = 8 << 10;
 /// # Errors
 /// When a database cannot be read, or rpm does not answer.
 pub fn owner(root: &Root, tools: &Tools, path: &str) -> Result<Option<String>, FileError> {
-    if let Some(found) = of_dpkg(root, path)? {
-        return Ok(Some(found));
-    }
-    if let Some(found) = of_eopkg(root, path)? {
-        return Ok(Some(found));
-    }
-    if let Some(found) = of_swupd(root, path)? {
-        return Ok(Some(found));
+    for of_database in [of_dpkg, of_eopkg, of_swupd] {
+        if let Some(found) = of_database(root, path)? {
+            return Ok(Some(found));
+        }
     }
     of_rpm(root, tools, path)
 }

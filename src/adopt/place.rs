@@ -7,7 +7,7 @@ use super::find::Adoptable;
 use super::tree::{SourceTree, name_of, plain};
 use super::unpack::Unpacked;
 use crate::limits::ADOPTED_SOURCE;
-use crate::sys::{FileError, FileKind, Root};
+use crate::sys::{FileKind, Root};
 
 /// The directory in the scratch root that holds sources as `/usr/src` does.
 pub const SOURCES: &str = "/adopted";
@@ -17,10 +17,9 @@ pub const SOURCES: &str = "/adopted";
 /// # Errors
 /// When something cannot be read or written.
 pub fn place(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Result<PathBuf, AdoptError> {
-    let unknown = |e: FileError| AdoptError::Unknown(e.to_string());
     let source = SourceTree::observe(scratch, &unpacked.top)?;
     let target = Path::new(SOURCES).join(format!("{}-{}", found.name, found.version));
-    scratch.make_directories(&target).map_err(unknown)?;
+    scratch.make_directories(&target)?;
     for (path, kind) in &source.entries {
         // What is outside of the base is not built.
         let Ok(below) = path.strip_prefix(&found.base) else { continue };
@@ -32,16 +31,16 @@ pub fn place(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Result<P
             continue;
         }
         if let Some(text) = found.changed.get(path) {
-            scratch.write(&to, text.as_bytes(), 0o644).map_err(unknown)?;
+            scratch.write(&to, text.as_bytes(), 0o644)?;
             continue;
         }
         match kind {
-            FileKind::Directory => scratch.make_directories(&to).map_err(unknown)?,
+            FileKind::Directory => scratch.make_directories(&to)?,
             FileKind::Link => {
-                let text = scratch.read_link(&from).map_err(unknown)?;
+                let text = scratch.read_link(&from)?;
                 let leads = plain(&path.parent().unwrap_or(Path::new("")).join(&text));
                 if leads.starts_with(&found.base) {
-                    scratch.link(&to, &text).map_err(unknown)?;
+                    scratch.link(&to, &text)?;
                 } else if scratch.lookup(&from).is(FileKind::File) {
                     // What it leads to is not copied.
                     copy(scratch, &from, &to, 0o644)?;
@@ -49,21 +48,20 @@ pub fn place(scratch: &Root, unpacked: &Unpacked, found: &Adoptable) -> Result<P
             }
             FileKind::File => {
                 let is_hook = is_hook(found, below);
-                let stat = scratch.lookup_link(&from).known().map_err(unknown)?;
+                let stat = scratch.lookup_link(&from).known()?;
                 let mode = stat.map_or(0o644, |stat| stat.mode & 0o777);
                 copy(scratch, &from, &to, if is_hook { 0o755 } else { mode })?;
             }
             FileKind::Other => {}
         }
     }
-    scratch.write(target.join("dkms.conf"), found.text.as_bytes(), 0o644).map_err(unknown)?;
+    scratch.write(target.join("dkms.conf"), found.text.as_bytes(), 0o644)?;
     Ok(target)
 }
 
 fn copy(scratch: &Root, from: &Path, to: &Path, mode: u32) -> Result<(), AdoptError> {
-    let unknown = |e: FileError| AdoptError::Unknown(e.to_string());
-    let (mut file, _) = scratch.open_within(from, ADOPTED_SOURCE).map_err(unknown)?;
-    let mut new = scratch.create_new(to, mode).map_err(unknown)?;
+    let (mut file, _) = scratch.open_within(from, ADOPTED_SOURCE)?;
+    let mut new = scratch.create_new(to, mode)?;
     std::io::copy(&mut file, &mut new).map_err(|e| AdoptError::Unknown(e.to_string()))?;
     Ok(())
 }

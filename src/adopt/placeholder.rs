@@ -9,17 +9,15 @@ use regex::Regex;
 use super::evidence::{AdoptError, Decision, Evidence};
 use super::tree::{SourceTree, name_of};
 use crate::dkms::lint::makefile::{assignment, logical_lines};
+use crate::dkms::pattern;
 
 /// Values that stand for a version, without a mark of their own.
 const WORDS: [&str; 4] = ["DKMS_VERSION", "DRIVERVERSION", "_not_provided_", "to be filled by make dkms"];
 
-#[allow(clippy::unwrap_used)] // the patterns are constants, which a test compiles
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"@[A-Za-z][A-Za-z0-9_]*@|#[A-Z][A-Z0-9_]*#|(^|[^A-Za-z0-9_${])(__[A-Z][A-Z0-9_]*)").unwrap()
+    pattern(r"@[A-Za-z][A-Za-z0-9_]*@|#[A-Z][A-Z0-9_]*#|(^|[^A-Za-z0-9_${])(__[A-Z][A-Z0-9_]*)")
 });
-#[allow(clippy::unwrap_used)] // as above
-static VARIABLE: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\$[({]([A-Za-z_][A-Za-z0-9_]*)[)}]").unwrap());
+static VARIABLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"\$[({]([A-Za-z_][A-Za-z0-9_]*)[)}]"));
 
 /// A placeholder at its first place.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,11 +10,9 @@ use regex::Regex;
 use super::evidence::{AdoptError, Evidence};
 use super::tree::{SourceTree, plain};
 use super::unpack::Unpacked;
-use crate::dkms::DkmsConf;
+use crate::dkms::{DkmsConf, pattern};
 
-#[allow(clippy::unwrap_used)] // the pattern is a constant, which a test compiles
-static VERSION: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r##""[#@][A-Z_]*VERSION[A-Z_]*[#@]""##).unwrap());
+static VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r##""[#@][A-Z_]*VERSION[A-Z_]*[#@]""##));
 /// Programs that fetch something.
 const DOWNLOADS: [&str; 4] = ["wget ", "curl ", "git clone", "git fetch"];
 

@@ -60,8 +60,7 @@ impl<'r> SourceTree<'r> {
         let mut tree = SourceTree { root, top: top.to_owned(), entries, kbuild, unread: RefCell::default() };
         let mut waiting = vec![PathBuf::new()];
         while let Some(directory) = waiting.pop() {
-            let listed = root.list(top.join(&directory)).map_err(|e| AdoptError::Unknown(e.to_string()))?;
-            for entry in listed {
+            for entry in root.list(top.join(&directory))? {
                 let path = directory.join(&entry.name);
                 if entry.kind == FileKind::Directory {
                     waiting.push(path.clone());

@@ -8,21 +8,18 @@ use regex::Regex;
 use super::evidence::{Decision, Evidence};
 use super::tree::SourceTree;
 use super::unpack::Unpacked;
-use crate::dkms::is_usable_name;
 use crate::dkms::lint::makefile::{assignment, logical_lines};
+use crate::dkms::{is_usable_name, pattern};
 
 /// Variables of a Makefile that have the version of the project.
 const VARIABLES: [&str; 5] =
     ["VERSION", "DKMS_VERSION", "DRIVER_VERSION", "MODULE_VERSION", "PACKAGE_VERSION"];
 
-#[allow(clippy::unwrap_used)] // the patterns are constants, which a test compiles
 static MODULE_VERSION: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r#"^\s*MODULE_VERSION\s*\(\s*(?:"([^"]*)"|(\w+))\s*\)"#).unwrap());
-#[allow(clippy::unwrap_used)] // as above
-static CHANGELOG: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\S+ \(([^)]+)\)").unwrap());
-#[allow(clippy::unwrap_used)] // as above
+    LazyLock::new(|| pattern(r#"^\s*MODULE_VERSION\s*\(\s*(?:"([^"]*)"|(\w+))\s*\)"#));
+static CHANGELOG: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\S+ \(([^)]+)\)"));
 static AC_INIT: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"AC_INIT\s*\(\s*\[?[^,\]]*\]?\s*,\s*\[?([^,\])\s]+)").unwrap());
+    LazyLock::new(|| pattern(r"AC_INIT\s*\(\s*\[?[^,\]]*\]?\s*,\s*\[?([^,\])\s]+)"));
 
 /// A version that dkms takes, from the text where it is written; none if it is not one.
 pub(super) fn usable(text: &str) -> Option<String> {
@@ -56,12 +53,7 @@ fn of_tag(tag: &str) -> Option<String> {
 
 /// The first of the places that has a version. `base` is the directory of the module.
 pub(super) fn find(tree: &SourceTree<'_>, unpacked: &Unpacked, base: &Path) -> Option<Decision> {
-    let decision = |value: String, why: &str, evidence: Option<Evidence>| Decision {
-        subject: "version",
-        value,
-        why: why.to_owned(),
-        evidence,
-    };
+    let decision = |value: String, why: &str, evidence| Decision::new("version", value, why, evidence);
     if unpacked.git.is_none()
         && let Some(version) = of_directory(&unpacked.name)
     {

@@ -26,6 +26,7 @@ pub use cleanup::{gc, leftovers};
 pub use conf::DkmsConf;
 pub use failures::{cause, first_error, log, old_logs};
 use failures::{cause_rules, failure, first_error_classes, log_evidence, patterns};
+pub(crate) use patterns::pattern;
 pub use plan::{Decision, ModuleOnKernel, PlanStep};
 pub use planning::{conflict, inputs, order, plan, source_change, toolchain};
 pub use proof::{Flaw, Proof};

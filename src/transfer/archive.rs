@@ -92,7 +92,7 @@ fn add_source(
             FileKind::Directory => add_source(root, top, &path, found, size)?,
             FileKind::Link => {
                 let text = root.read_link(&inside)?;
-                match text.to_str().filter(|text| stays_inside(&path, text)) {
+                match text.to_str().filter(|text| stays_inside(Path::new(&path), Path::new(text))) {
                     Some(target) => found.push(SourceEntry::Symlink { path, target: target.to_owned() }),
                     // Its contents are part of the source.
                     None if root.lookup(&inside).is(FileKind::File) => {
@@ -128,11 +128,12 @@ fn sum_of(root: &Root, inside: &str, path: String) -> Result<FileSum, ExportErro
     Ok(FileSum { path, size, sha256 })
 }
 
-/// Whether a symlink at `path` stays in the source, as the import requires it: `..` only at the beginning.
-fn stays_inside(path: &str, text: &str) -> bool {
-    let mut depth = Path::new(path).components().count() - 1;
+/// Whether a symlink at `path` leads to a place inside the source. `..` may only be at its beginning, because
+/// a name before it may be another symlink.
+pub(crate) fn stays_inside(path: &Path, target: &Path) -> bool {
+    let mut depth = path.components().count() - 1;
     let mut has_name = false;
-    Path::new(text).components().all(|part| match part {
+    target.components().all(|part| match part {
         Component::Normal(_) => {
             has_name = true;
             true

@@ -11,7 +11,8 @@ use crate::kernel::module_file::{self, made_for};
 use crate::kernel::module_image::{ImageError, ModuleImage};
 
 /// Why binaries are not used for a kernel.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, strum::IntoStaticStr)]
+#[strum(serialize_all = "kebab-case")]
 pub enum Misfit {
     /// They are for another architecture.
     #[error("they are for {0}")]
@@ -47,6 +48,7 @@ pub enum Misfit {
     },
     /// The kernel would not load them.
     #[error("{0}")]
+    #[strum(serialize = "does-not-fit")]
     Flawed(String),
     /// Whether the kernel would load them cannot be determined.
     #[error("it cannot be determined whether they fit: {0}")]
@@ -56,15 +58,7 @@ pub enum Misfit {
 impl Misfit {
     /// An identifier for scripts.
     pub fn id(&self) -> &'static str {
-        match self {
-            Misfit::Architecture(_) => "architecture",
-            Misfit::Modules { .. } => "modules",
-            Misfit::Excluded(_) => "excluded",
-            Misfit::Manifest { .. } => "manifest",
-            Misfit::Vermagic { .. } => "vermagic",
-            Misfit::Flawed(_) => "does-not-fit",
-            Misfit::Unknown(_) => "unknown",
-        }
+        self.into()
     }
 }
 

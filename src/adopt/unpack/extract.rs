@@ -10,7 +10,8 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::adopt::side_files::LARGEST;
 use crate::limits::{ADOPTED_DEPTH, ADOPTED_ENTRIES, ADOPTED_SOURCE};
-use crate::sys::{FileError, Root};
+use crate::sys::{FileError, FileKind, Root};
+use crate::transfer::stays_inside;
 
 /// The longest name of a file, and the longest path, that Linux accepts.
 const LONGEST_NAME: usize = 255;
@@ -105,18 +106,11 @@ pub(super) enum Entry<'e> {
     Refused(EntryFault),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
-    Directory,
-    File,
-    Link,
-}
-
 /// An extraction below a directory of the scratch root.
 pub(super) struct Extraction<'r> {
     root: &'r Root,
     below: PathBuf,
-    written: BTreeMap<PathBuf, Written>,
+    written: BTreeMap<PathBuf, FileKind>,
     left: u64,
     beside: Vec<(PathBuf, String)>,
 }
@@ -153,7 +147,7 @@ impl<'r> Extraction<'r> {
             Entry::Refused(fault) => return fail(fault),
             Entry::Directory => {
                 self.root.make_directories(&target)?;
-                Written::Directory
+                FileKind::Directory
             }
             Entry::Symlink(text) => {
                 let text = match link_target(&path, text) {
@@ -162,7 +156,7 @@ impl<'r> Extraction<'r> {
                 };
                 self.root.make_directories(target.parent().unwrap_or(&target))?;
                 self.root.link(&target, &text)?;
-                Written::Link
+                FileKind::Link
             }
             Entry::File { size, mode, body } => {
                 if size > self.left {
@@ -179,7 +173,7 @@ impl<'r> Extraction<'r> {
                     Ok(_) => self.left -= size,
                     Err(e) => return fail(EntryFault::Damaged(e.to_string())),
                 }
-                Written::File
+                FileKind::File
             }
         };
         self.written.insert(path, kind);
@@ -210,11 +204,11 @@ impl<'r> Extraction<'r> {
     fn place(&mut self, path: &Path, is_directory: bool) -> Result<(), EntryFault> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             match self.written.get(parent) {
-                Some(Written::Link) => return Err(EntryFault::BelowLink(parent.display().to_string())),
-                Some(Written::File) => return Err(EntryFault::BelowFile(parent.display().to_string())),
-                Some(Written::Directory) => {}
+                Some(FileKind::Link) => return Err(EntryFault::BelowLink(parent.display().to_string())),
+                Some(FileKind::File) => return Err(EntryFault::BelowFile(parent.display().to_string())),
+                Some(FileKind::Directory) => {}
                 None => {
-                    self.written.insert(parent.to_owned(), Written::Directory);
+                    self.written.insert(parent.to_owned(), FileKind::Directory);
                 }
             }
         }
@@ -223,7 +217,7 @@ impl<'r> Extraction<'r> {
         }
         match self.written.get(path) {
             None => Ok(()),
-            Some(Written::Directory) if is_directory => Ok(()),
+            Some(FileKind::Directory) if is_directory => Ok(()),
             Some(_) => Err(EntryFault::Twice),
         }
     }
@@ -231,7 +225,7 @@ impl<'r> Extraction<'r> {
     /// The names at the top, with whether each is a directory.
     pub(super) fn tops(&self) -> Vec<(String, bool)> {
         let at_top = self.written.iter().filter(|(path, _)| path.components().count() == 1);
-        at_top.map(|(path, kind)| (path.display().to_string(), *kind == Written::Directory)).collect()
+        at_top.map(|(path, kind)| (path.display().to_string(), *kind == FileKind::Directory)).collect()
     }
 
     /// Nothing was written.
@@ -267,27 +261,17 @@ fn clean(name: &[u8]) -> Result<PathBuf, EntryFault> {
     }
 }
 
-/// The target of a symlink at `path`, if it stays inside. `..` may only be at its beginning, because a name
-/// before it may be another symlink.
+/// The target of a symlink at `path`, if it stays inside.
 fn link_target(path: &Path, text: &[u8]) -> Result<PathBuf, EntryFault> {
     let text = std::str::from_utf8(text).map_err(|_| EntryFault::LinkTarget)?;
     if text.is_empty() || text.chars().any(char::is_control) || text.len() > LONGEST_PATH {
         return Err(EntryFault::LinkTarget);
     }
-    let mut depth = path.components().count() - 1;
-    let mut has_name = false;
-    for part in Path::new(text).components() {
-        match part {
-            Component::RootDir | Component::Prefix(_) => {
-                return Err(EntryFault::LinkAbsolute(text.to_owned()));
-            }
-            Component::Normal(_) => has_name = true,
-            Component::CurDir => {}
-            Component::ParentDir if has_name || depth == 0 => {
-                return Err(EntryFault::LinkOut(text.to_owned()));
-            }
-            Component::ParentDir => depth -= 1,
-        }
+    if Path::new(text).is_absolute() {
+        return Err(EntryFault::LinkAbsolute(text.to_owned()));
+    }
+    if !stays_inside(path, Path::new(text)) {
+        return Err(EntryFault::LinkOut(text.to_owned()));
     }
     Ok(PathBuf::from(text))
 }

@@ -71,6 +71,14 @@ pub struct Unpacked {
     pub beside: Vec<(PathBuf, String)>,
 }
 
+impl Unpacked {
+    fn new(kind: SourceKind, name: &str) -> Unpacked {
+        let (top, name) = (PathBuf::from(SOURCE), name.to_owned());
+        let (empty_submodules, notes, beside) = (Vec::new(), Vec::new(), Vec::new());
+        Unpacked { kind, top, name, git: None, empty_submodules, notes, beside }
+    }
+}
+
 /// Unpacks the source at a path of this machine.
 ///
 /// # Errors
@@ -95,15 +103,8 @@ pub fn unpack(tools: &Tools, source: &Path, scratch: &Root) -> Result<Unpacked, 
 fn archived(format: Format, file: &str, into: &Extraction<'_>) -> Result<Unpacked, UnpackError> {
     let tops = into.tops();
     let has = |name: &str| tops.iter().any(|(top, is_directory)| top == name && *is_directory);
-    let mut found = Unpacked {
-        kind: SourceKind::Archive(format),
-        top: PathBuf::from(SOURCE),
-        name: without_ending(file).to_owned(),
-        git: None,
-        empty_submodules: Vec::new(),
-        notes: Vec::new(),
-        beside: into.beside().to_vec(),
-    };
+    let mut found = Unpacked::new(SourceKind::Archive(format), without_ending(file));
+    found.beside = into.beside().to_vec();
     if has(MKTARBALL_SOURCE) {
         found.kind = SourceKind::Mktarball;
         found.top.push(MKTARBALL_SOURCE);
@@ -154,15 +155,8 @@ fn without_ending(file: &str) -> &str {
 
 fn directory(tools: &Tools, source: &Path, into: &mut Extraction<'_>) -> Result<Unpacked, UnpackError> {
     let root = Root::open(RootKind::Image, source)?;
-    let mut found = Unpacked {
-        kind: SourceKind::Directory,
-        top: PathBuf::from(SOURCE),
-        name: source.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-        git: None,
-        empty_submodules: Vec::new(),
-        notes: Vec::new(),
-        beside: Vec::new(),
-    };
+    let name = source.file_name().unwrap_or_default().to_string_lossy();
+    let mut found = Unpacked::new(SourceKind::Directory, &name);
     if root.lookup_link(GIT).is_there() {
         match Checkout::observe(tools, source) {
             Ok(checkout) => {

@@ -43,7 +43,7 @@ impl Patterns {
 
 /// A single pattern.
 #[allow(clippy::expect_used)] // a test compiles each of them
-pub(in crate::dkms) fn pattern(text: &str) -> Regex {
+pub(crate) fn pattern(text: &str) -> Regex {
     Regex::new(&ascii(text)).expect("pattern")
 }
 
