@@ -11,7 +11,7 @@ enum PatternPart {
 
 /// A set of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ByteSet([u128; 2]);
+pub(super) struct ByteSet([u128; 2]);
 
 impl ByteSet {
     const NONE: ByteSet = ByteSet([0; 2]);
@@ -25,6 +25,10 @@ impl ByteSet {
 
     fn add(&mut self, byte: u8) {
         self.0[usize::from(byte >> 7)] |= 1 << (byte & 127);
+    }
+
+    pub(super) fn has(self, byte: u8) -> bool {
+        self.0[usize::from(byte >> 7)] >> (byte & 127) & 1 == 1
     }
 
     fn and(self, other: ByteSet) -> ByteSet {
@@ -64,7 +68,7 @@ fn parts(pattern: &str) -> Option<Vec<PatternPart>> {
 }
 
 /// The bytes of a bracket expression, and its length. None if it has no end.
-fn bracket(pattern: &[u8]) -> Option<(ByteSet, usize)> {
+pub(super) fn bracket(pattern: &[u8]) -> Option<(ByteSet, usize)> {
     let is_negated = matches!(pattern.get(1), Some(b'!' | b'^'));
     let first = if is_negated { 2 } else { 1 };
     let (mut at, mut set) = (first, ByteSet::NONE);

@@ -1,5 +1,6 @@
 //! fnmatch(3) without flags, as kmod uses it for aliases and for module names in `modprobe.d`.
 
+use super::intersect::bracket;
 use crate::kernel::module_file::kernel_name;
 
 /// A pattern as kmod stores it: `-` becomes `_`, except between brackets. None for a pattern with an
@@ -32,8 +33,8 @@ pub fn matches(pattern: &str, text: &str) -> bool {
                 p += 1;
                 continue;
             }
-            (Some(b'['), Some(byte)) => match bracket(&pattern[p..], *byte) {
-                Some((length, hit)) => hit.then_some(length),
+            (Some(b'['), Some(byte)) => match bracket(&pattern[p..]) {
+                Some((set, length)) => set.has(*byte).then_some(length),
                 // An open bracket without an end matches itself.
                 None => (*byte == b'[').then_some(1),
             },
@@ -55,32 +56,6 @@ pub fn matches(pattern: &str, text: &str) -> bool {
                 (p, t) = (after, taken + 1);
             }
             _ => return false,
-        }
-    }
-}
-
-/// The length of the bracket expression at the start of a pattern, and whether it contains a byte. None if it
-/// has no end.
-fn bracket(pattern: &[u8], byte: u8) -> Option<(usize, bool)> {
-    let negated = matches!(pattern.get(1), Some(b'!' | b'^'));
-    let first = if negated { 2 } else { 1 };
-    let (mut at, mut hit) = (first, false);
-    loop {
-        match *pattern.get(at)? {
-            b']' if at > first => return Some((at + 1, hit != negated)),
-            low => {
-                let range = (pattern.get(at + 1) == Some(&b'-')).then(|| pattern.get(at + 2)).flatten();
-                match range.filter(|high| **high != b']') {
-                    Some(high) => {
-                        hit |= (low..=*high).contains(&byte);
-                        at += 3;
-                    }
-                    None => {
-                        hit |= low == byte;
-                        at += 1;
-                    }
-                }
-            }
         }
     }
 }
