@@ -123,9 +123,7 @@ impl Common {
         for (name, path) in &settings.tools {
             tools.name(name, path);
         }
-        if self.trust || settings.build_trust {
-            tools.trust_modules();
-        }
+        tools.trusts_modules = self.trust || settings.build_trust;
         Ok((Context { root, tools, clock: Clock::from_environment(), settings }, errors))
     }
 

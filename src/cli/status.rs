@@ -343,7 +343,7 @@ fn run_verb(arguments: AdminArguments) -> anyhow::Result<u8> {
             let (mut context, errors) = arguments.common.context("clr-dkms")?;
             // Their units may make no namespaces, and must not wait for a dkms.conf: the cache has to do.
             if matches!(&arguments.verb, AdminVerb::Guard(asked) if asked.at_boot || asked.assert) {
-                context.tools.evaluate_no_module();
+                context.tools.evaluates_modules = false;
             }
             // The answer does not depend on it: what is valid applies.
             errors.iter().for_each(|e| tracing::warn!("{e}"));

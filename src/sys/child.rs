@@ -18,6 +18,7 @@ use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 
 use super::clock::Stopwatch;
 use super::interrupt;
@@ -34,15 +35,19 @@ const INTERRUPT_PAUSE: Duration = Duration::from_millis(20);
 const DYING: Duration = Duration::from_millis(500);
 
 /// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, strum::Display)]
 pub enum Ended {
     /// It exited with this code.
+    #[strum(to_string = "exit code {0}")]
     Exit(i32),
     /// A signal killed it.
+    #[strum(to_string = "killed by signal {0}")]
     Signal(i32),
     /// Its deadline passed; its whole group was killed.
+    #[strum(to_string = "stopped at its deadline")]
     TimedOut,
     /// This program was asked to stop; the whole group was killed.
+    #[strum(to_string = "stopped on request")]
     Interrupted,
 }
 
@@ -50,17 +55,6 @@ impl Ended {
     /// It exited with code 0.
     pub fn is_success(self) -> bool {
         self == Ended::Exit(0)
-    }
-}
-
-impl std::fmt::Display for Ended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Ended::Exit(code) => write!(f, "exit code {code}"),
-            Ended::Signal(number) => write!(f, "killed by signal {number}"),
-            Ended::TimedOut => f.write_str("stopped at its deadline"),
-            Ended::Interrupted => f.write_str("stopped on request"),
-        }
     }
 }
 
@@ -305,7 +299,7 @@ impl Drop for ChildGuard {
     }
 }
 
-fn ended(status: ExitStatus) -> Ended {
+pub(super) fn ended(status: ExitStatus) -> Ended {
     match (status.code(), status.signal()) {
         (Some(code), _) => Ended::Exit(code),
         (None, Some(signal)) => Ended::Signal(signal),

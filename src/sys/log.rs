@@ -59,22 +59,10 @@ where
             _ => "",
         };
         // The other fields are for the journal.
-        let mut text = Message::default();
-        event.record(&mut text);
-        // The text can hold names and messages from files and other programs.
-        writeln!(writer, "{}: {word}{}", self.program, printable_lines(&text.0))
-    }
-}
-
-/// The text of an event.
-#[derive(Default)]
-struct Message(String);
-
-impl Visit for Message {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.0 = format!("{value:?}");
-        }
+        let mut texts = Texts::default();
+        event.record(&mut texts);
+        let message = texts.0.iter().find(|(field, _)| field.name() == "message");
+        writeln!(writer, "{}: {word}{}", self.program, message.map_or("", |(_, text)| text))
     }
 }
 
@@ -99,7 +87,7 @@ impl<S: tracing::Subscriber, L: Layer<S>> Layer<S> for Printable<L> {
     }
 }
 
-/// The fields of an event as text.
+/// The fields of an event as text, which can hold names and messages from files and other programs.
 #[derive(Default)]
 struct Texts(Vec<(Field, String)>);
 

@@ -37,8 +37,10 @@ pub struct MissingTool {
 pub struct Tools {
     directories: Vec<PathBuf>,
     named: BTreeMap<String, PathBuf>,
-    trusts_modules: bool,
-    evaluates_modules: bool,
+    /// The programs of a module are run also where nothing confines them.
+    pub trusts_modules: bool,
+    /// A `dkms.conf` may be evaluated. Not in units whose own restrictions do not allow another sandbox.
+    pub evaluates_modules: bool,
 }
 
 impl Tools {
@@ -55,27 +57,6 @@ impl Tools {
     /// Uses `path` for the program `name` instead of searching for it.
     pub fn name(&mut self, name: &str, path: &Path) {
         self.named.insert(name.to_owned(), path.to_owned());
-    }
-
-    /// Allows the programs of a module to run also where nothing confines them.
-    pub fn trust_modules(&mut self) {
-        self.trusts_modules = true;
-    }
-
-    /// Whether the programs of a module are run also where nothing confines them.
-    pub fn trusts_modules(&self) -> bool {
-        self.trusts_modules
-    }
-
-    /// Forbids the evaluation of any `dkms.conf`, for units whose own restrictions do not allow another
-    /// sandbox.
-    pub fn evaluate_no_module(&mut self) {
-        self.evaluates_modules = false;
-    }
-
-    /// Whether a `dkms.conf` may be evaluated.
-    pub fn evaluates_modules(&self) -> bool {
-        self.evaluates_modules
     }
 
     /// A sandbox in which the program `name` evaluates foreign text.

@@ -86,7 +86,7 @@ fn run_dkms(
     let Some(mut sight) = sight else { return run_logged(job, child()?, log) };
     sight.shown.extend(shown.into_iter().map(PathBuf::into_os_string));
     match run_logged(job, confined(job.tools, child()?, sight), log) {
-        Err(e) if sandbox_error(&e).is_some() && job.tools.trusts_modules() => {
+        Err(e) if sandbox_error(&e).is_some() && job.tools.trusts_modules => {
             note(log, &format!("not confined: {e:#}"));
             run_logged(job, child()?, log)
         }
@@ -108,7 +108,7 @@ pub(in crate::dkms) fn sight_of_build(job: &Job<'_>) -> anyhow::Result<Sight> {
 
 /// Confines a child in the same way as a build.
 pub(in crate::dkms) fn confined(tools: &Tools, child: Child, sight: Sight) -> Child {
-    let sandbox = Sandbox::build(sight).trusted(tools.trusts_modules());
+    let sandbox = Sandbox::build(sight).trusted(tools.trusts_modules);
     // A compiler cache would be in the home directory, which is not writable.
     child.env("HOME", "/tmp").confined(sandbox)
 }

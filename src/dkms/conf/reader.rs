@@ -70,7 +70,7 @@ impl<'a> ConfReader<'a> {
         let files = evaluate::with_overrides(root, main, module, self.release, self.overrides.as_ref())?;
         let key = self.key(&files, &directory);
         let known = cache.conf(&key);
-        if known.is_none() && !self.tools.evaluates_modules() {
+        if known.is_none() && !self.tools.evaluates_modules {
             let file = root.shown_path(&files[0].0).display().to_string();
             return Err(ConfError::CannotTell(format!(
                 "{file} has changed and is evaluated by the next run"

@@ -1,9 +1,8 @@
 //! The two processes of a sandbox that restricts rights.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -20,6 +19,7 @@ use super::request::{
     Confinement, Exchange, Identity, Layers, Request, SandboxOutcome, SandboxReport, Sight, Strength,
 };
 use super::{enter, namespaces, restrict, seccomp, tree};
+use crate::sys::child::ended;
 
 /// The first process: creates the namespaces, starts the second process in them, and waits for it.
 pub(super) fn outer(request: &Request, strength: Strength, exchange: &Exchange) -> Option<SandboxOutcome> {
@@ -236,19 +236,11 @@ fn run(request: &Request, layers: Layers, exchange: &Exchange) -> io::Result<()>
     #[allow(clippy::disallowed_methods)] // the processes of a sandbox are started here
     let child = Command::new(&request.program).args(&request.arguments).stdin(Stdio::null()).spawn();
     let outcome = match child {
-        Ok(mut child) => outcome(child.wait()?),
+        Ok(mut child) => SandboxOutcome::Ended(ended(child.wait()?)),
         Err(e) => SandboxOutcome::NotStarted(format!(
             "{} cannot be started: {e}",
             Path::new(&request.program).display()
         )),
     };
     exchange.report(&SandboxReport { layers: Some(layers), outcome })
-}
-
-fn outcome(status: ExitStatus) -> SandboxOutcome {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => SandboxOutcome::Exit(code),
-        (None, Some(number)) => SandboxOutcome::Signal(number),
-        (None, None) => SandboxOutcome::Exit(-1),
-    }
 }

@@ -117,8 +117,7 @@ pub(in crate::sys) fn run(mut child: Child, sandbox: &Sandbox) -> io::Result<Fin
         }
         match report.map(|SandboxReport { outcome, .. }| outcome) {
             Some(SandboxOutcome::Became) => {}
-            Some(SandboxOutcome::Exit(code)) => done.ended = Ended::Exit(code),
-            Some(SandboxOutcome::Signal(number)) => done.ended = Ended::Signal(number),
+            Some(SandboxOutcome::Ended(ended)) => done.ended = ended,
             // The waiting process was killed by the kernel for lack of memory.
             Some(SandboxOutcome::Started) => done.ended = Ended::Signal(9),
             Some(SandboxOutcome::NoNamespaces(why)) if request.namespaces && !needs_namespaces => {

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::SandboxView;
-use crate::sys::Root;
+use crate::sys::{Ended, Root};
 
 /// The kind of a confined program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,10 +149,8 @@ pub(super) enum SandboxOutcome {
     Became,
     /// The program runs.
     Started,
-    /// It exited with this code.
-    Exit(i32),
-    /// A signal killed it.
-    Signal(i32),
+    /// It has ended.
+    Ended(Ended),
     /// Namespaces cannot be created or set up here.
     NoNamespaces(String),
     /// The program was not started.
