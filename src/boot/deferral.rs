@@ -12,7 +12,7 @@ use std::fmt;
 
 use anyhow::{Error, anyhow};
 
-use crate::sys::{Presence, Root};
+use crate::sys::{FileKind, Root};
 
 /// The file with the setting. It is lost with a reboot.
 pub const CONFIG: &str = "/run/swupd/config";
@@ -121,11 +121,10 @@ fn lines(text: &[u8]) -> impl Iterator<Item = Result<String, &'static str>> {
 /// The contents of the file that clr-dkms may write to.
 fn ours(root: &Root) -> anyhow::Result<Option<Vec<u8>>> {
     let refused = |why: &str| anyhow!("{} is left alone: {why}", root.shown_path(CONFIG).display());
-    match root.lookup_link(CONFIG) {
-        Presence::Absent => return Ok(None),
-        Presence::There(stat) if stat.kind == crate::sys::FileKind::File => {}
-        Presence::There(_) => return Err(refused("it is not a regular file")),
-        Presence::Unreadable(e) => return Err(e.into()),
+    match root.lookup_link(CONFIG).known()? {
+        None => return Ok(None),
+        Some(stat) if stat.kind == FileKind::File => {}
+        Some(_) => return Err(refused("it is not a regular file")),
     }
     let text = root.read(CONFIG)?;
     without(&text).map_err(refused)?;

@@ -10,7 +10,7 @@ use super::partition::{self, Lost};
 use super::{grub, syslinux};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, KernelName};
-use crate::sys::{FileError, Presence, Root, RootKind, efi, mount};
+use crate::sys::{FileError, Root, RootKind, efi, mount};
 
 /// The mount point of the boot partition, or the directory of its files if there is no partition.
 pub(super) const BOOT: &str = "/boot";
@@ -86,11 +86,7 @@ impl BootFiles {
         let firmware = match root.kind() {
             // The firmware of the surrounding machine does not matter for an image.
             RootKind::Image => None,
-            RootKind::Live | RootKind::LiveCopy => match efi::is_there(root) {
-                Presence::There(_) => Some(true),
-                Presence::Absent => Some(false),
-                Presence::Unreadable(_) => None,
-            },
+            RootKind::Live | RootKind::LiveCopy => efi::has_firmware(root).ok(),
         };
         let here = EntryPlace { root, top: BOOT, device: None };
         match loader_at(&here, firmware) {

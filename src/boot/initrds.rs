@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::kernel::inventory::IMAGES;
-use crate::sys::{FileError, FileKind, Presence, Root};
+use crate::sys::{FileError, FileKind, Root};
 
 /// The directories of freestanding initrds. Of several files with the same name the first counts.
 pub const FREESTANDING: [&str; 2] = ["/etc/kernel/initrd.d", "/usr/lib/initrd.d"];
@@ -52,15 +52,12 @@ fn is_mask(text: &str) -> bool {
 pub fn of_kernel(root: &Root, id: &str) -> Result<BTreeMap<String, String>, FileError> {
     let own = format!("initrd-{id}");
     let admins = format!("{OF_ADMIN}/{own}");
-    let directory = match root.lookup_link(&admins) {
-        Presence::Absent => IMAGES,
-        Presence::Unreadable(e) => return Err(e),
-        Presence::There(stat)
-            if stat.kind == FileKind::Link && is_mask(&root.read_link(&admins)?.to_string_lossy()) =>
-        {
+    let directory = match root.lookup_link(&admins).known()?.map(|stat| stat.kind) {
+        None => IMAGES,
+        Some(FileKind::Link) if is_mask(&root.read_link(&admins)?.to_string_lossy()) => {
             return Ok(BTreeMap::new());
         }
-        Presence::There(_) => OF_ADMIN,
+        Some(_) => OF_ADMIN,
     };
     let more = format!("{own}.");
     let named = |name: &&str| *name == own || name.starts_with(&more);

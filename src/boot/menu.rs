@@ -5,7 +5,7 @@ use std::fmt;
 use crate::kernel::KernelName;
 use crate::limits::TEXT;
 use crate::modprobe::LineWords;
-use crate::sys::{FileError, Listed, Presence, Root};
+use crate::sys::{FileError, Listed, Root};
 
 /// The boot loader that files belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,10 +227,6 @@ impl EntryPlace<'_> {
     }
 
     pub(super) fn has(&self, path: &str) -> Result<bool, FileError> {
-        match self.root.lookup(self.path(path)) {
-            Presence::There(_) => Ok(true),
-            Presence::Absent => Ok(false),
-            Presence::Unreadable(e) => Err(e),
-        }
+        self.root.has(self.path(path))
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PARAMETER;
 use super::sources::LOCAL;
-use crate::sys::{FileError, FileKind, Presence, Root};
+use crate::sys::{FileError, FileKind, Root};
 
 pub const STATE: &str = "/var/lib/clr-dkms/cmdline.json";
 
@@ -40,14 +40,10 @@ fn is_ours(root: &Root, path: &Path) -> Result<bool, FileError> {
     if path.parent() != Some(Path::new(LOCAL)) {
         return Ok(false);
     }
-    match root.lookup_link(path) {
-        Presence::Absent => Ok(false),
-        Presence::Unreadable(e) => Err(e),
-        Presence::There(stat) => match stat.kind {
-            FileKind::Link => root.read_link(path).map(|text| text == Path::new("/dev/null")),
-            FileKind::File => root.read(path).map(|bytes| bytes == fragment_bytes()),
-            FileKind::Directory | FileKind::Other => Ok(false),
-        },
+    match root.lookup_link(path).known()?.map(|stat| stat.kind) {
+        Some(FileKind::Link) => root.read_link(path).map(|text| text == Path::new("/dev/null")),
+        Some(FileKind::File) => root.read(path).map(|bytes| bytes == fragment_bytes()),
+        Some(FileKind::Directory | FileKind::Other) | None => Ok(false),
     }
 }
 

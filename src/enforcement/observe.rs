@@ -127,7 +127,7 @@ fn runtime(root: &Root, appraises: impl Fn(&[u8]) -> bool) -> Runtime {
 /// Secure Boot, as the kernel's EFI stub determines it: the firmware reports it, unless the firmware is in
 /// setup mode or shim is configured not to verify.
 fn secure_boot(root: &Root) -> SecureBoot {
-    if matches!(efi::is_there(root), Presence::Absent) {
+    if matches!(efi::has_firmware(root), Ok(false)) {
         // A machine without UEFI has no Secure Boot.
         return SecureBoot::Off;
     }

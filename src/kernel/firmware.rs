@@ -1,6 +1,6 @@
 //! Firmware files, where the kernel looks for them.
 
-use crate::sys::{FileError, Presence, Root};
+use crate::sys::{FileError, Root};
 
 /// The directories. `/lib` is a symlink to `/usr/lib`, except in images that lack it.
 const DIRECTORIES: [&str; 2] = ["/lib/firmware", "/usr/lib/firmware"];
@@ -28,10 +28,8 @@ fn is_there(root: &Root, release: &str, name: &str) -> Result<bool, FileError> {
     for directory in DIRECTORIES {
         for below in [format!("updates/{release}"), "updates".to_owned(), release.to_owned(), String::new()] {
             for ending in COMPRESSED {
-                match root.lookup(format!("{directory}/{below}/{name}{ending}")) {
-                    Presence::There(_) => return Ok(true),
-                    Presence::Absent => {}
-                    Presence::Unreadable(e) => return Err(e),
+                if root.has(format!("{directory}/{below}/{name}{ending}"))? {
+                    return Ok(true);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
-use super::root::{FileError, Presence, Root};
+use super::root::{FileError, Root};
 
 /// Present with UEFI firmware, absent with a BIOS.
 const FIRMWARE: &str = "/sys/firmware/efi";
@@ -17,20 +17,11 @@ pub const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 pub const LOADER: &str = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 
 /// Whether the machine was started by UEFI firmware.
-pub fn is_there(root: &Root) -> Presence {
-    root.lookup(FIRMWARE)
-}
-
-/// The same, for a decision that must not take an unknown answer for no.
 ///
 /// # Errors
 /// When it is unknown.
 pub fn has_firmware(root: &Root) -> Result<bool, FileError> {
-    match is_there(root) {
-        Presence::There(_) => Ok(true),
-        Presence::Absent => Ok(false),
-        Presence::Unreadable(e) => Err(e),
-    }
+    root.has(FIRMWARE)
 }
 
 /// Whether its variables can be seen: a container, or a kernel started with `noefi`, shows none.
@@ -156,7 +147,7 @@ mod tests {
         let vars = directory.path().join(VARIABLES.trim_start_matches('/'));
         std::fs::create_dir_all(&vars).unwrap();
         let root = Root::open(RootKind::LiveCopy, directory.path()).unwrap();
-        assert!(is_there(&root).is_there() && !shows_variables(&root));
+        assert!(has_firmware(&root).unwrap() && !shows_variables(&root));
         let put =
             |name: &str, bytes: &[u8]| std::fs::write(vars.join(format!("{name}-{LOADER}")), bytes).unwrap();
         put("Text", b"\x07\0\0\0a\0\xfc\0.\0\0\0x\0");

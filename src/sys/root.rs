@@ -294,6 +294,15 @@ impl Root {
         nix::sys::stat::stat(&self.path.join(below)).ok().map(Stat::from)
     }
 
+    /// Whether something is at a path, after following symlinks.
+    ///
+    /// # Errors
+    ///
+    /// If that is unknown.
+    pub fn has(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
+        Ok(self.lookup(path).known()?.is_some())
+    }
+
     fn look(&self, path: &Path, flags: OFlag) -> Presence {
         let looked = if self.is_slash() {
             let links = flags.contains(OFlag::O_NOFOLLOW);

@@ -17,7 +17,7 @@ use rustix::fs::RenameFlags;
 
 use super::compare::have_same_contents;
 use super::directory::entries;
-use super::root::{FileError, FileKind, LIST_LIMIT, Listed, Presence, Root, Stat, Written};
+use super::root::{FileError, FileKind, LIST_LIMIT, Listed, Root, Stat, Written};
 
 impl Root {
     /// Makes a directory and its parents, mode 0755.
@@ -67,7 +67,7 @@ impl Root {
     /// When it cannot be written; the old file is still there then.
     pub fn write(&self, path: impl AsRef<Path>, bytes: &[u8], mode: u32) -> Result<Written, FileError> {
         let path = path.as_ref();
-        if self.has(path, bytes, mode) {
+        if self.is_written(path, bytes, mode) {
             return Ok(Written::Same);
         }
         if let Some(parent) = path.parent() {
@@ -147,7 +147,7 @@ impl Root {
         self.write(path, &text, 0o644)
     }
 
-    fn has(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
+    fn is_written(&self, path: &Path, bytes: &[u8], mode: u32) -> bool {
         let same = |fd: OwnedFd| -> io::Result<bool> {
             let stat = Stat::from(fstat(&fd)?);
             if (stat.kind, stat.mode, stat.size) != (FileKind::File, mode, bytes.len() as u64) {
@@ -314,11 +314,10 @@ impl Root {
     pub fn remove_tree(&self, path: impl AsRef<Path>) -> Result<bool, FileError> {
         let path = path.as_ref();
         let fail = |e: Errno| self.fail("remove", path, e);
-        match self.lookup_link(path) {
-            Presence::Absent => return Ok(false),
-            Presence::Unreadable(e) => return Err(e),
-            Presence::There(stat) if stat.kind != FileKind::Directory => return self.remove(path),
-            Presence::There(_) => {}
+        match self.lookup_link(path).known()? {
+            None => return Ok(false),
+            Some(stat) if stat.kind != FileKind::Directory => return self.remove(path),
+            Some(_) => {}
         }
         // Only some names at a time: a directory may have more entries than a list may hold.
         loop {

@@ -4,7 +4,7 @@ use std::io::Read;
 
 use minisign_verify::{Error, PublicKey, Signature};
 
-use crate::sys::{FileError, FileKind, Presence, Root};
+use crate::sys::{FileError, FileKind, Root};
 
 /// The directory of the public keys whose signatures are accepted, one key in each file `NAME.pub`.
 pub const KEYS: &str = "/etc/clr-dkms/keys.d";
@@ -144,11 +144,8 @@ impl SigningKeys {
 /// Reads one key.
 fn key(root: &Root, path: &str) -> Result<PublicKey, String> {
     let directory = root.lookup(KEYS).known().map_err(|e| e.to_string())?;
-    let stat = match root.lookup(path) {
-        Presence::There(stat) => stat,
-        Presence::Absent => return Err("it is a dangling symlink".to_owned()),
-        Presence::Unreadable(e) => return Err(e.to_string()),
-    };
+    let stat = root.lookup(path).known().map_err(|e| e.to_string())?;
+    let stat = stat.ok_or("it is a dangling symlink")?;
     if stat.kind != FileKind::File {
         return Err("it is not a file".to_owned());
     }

@@ -210,11 +210,7 @@ fn copy_tree(root: &Root, directory: &Path, into: &mut Extraction<'_>) -> Result
 fn copy_entry(root: &Root, path: &Path, into: &mut Extraction<'_>) -> Result<(), UnpackError> {
     use std::os::unix::ffi::OsStrExt;
     let name = path.as_os_str().as_bytes();
-    let stat = match root.lookup_link(path) {
-        Presence::There(stat) => stat,
-        Presence::Unreadable(e) => return Err(e.into()),
-        Presence::Absent => return Ok(()),
-    };
+    let Some(stat) = root.lookup_link(path).known()? else { return Ok(()) };
     match stat.kind {
         FileKind::Directory => into.take(name, Entry::Directory),
         FileKind::Link => into.take(name, Entry::Symlink(root.read_link(path)?.as_os_str().as_bytes())),

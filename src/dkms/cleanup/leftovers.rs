@@ -341,12 +341,8 @@ impl LeftoverScan<'_> {
         let mut pieces = Vec::new();
         let mut open = vec![(PathBuf::from(path), kind)];
         while let Some((path, kind)) = open.pop() {
-            let stat = match self.root.lookup_link(&path) {
-                Presence::There(stat) => stat,
-                // It has just disappeared: somebody works here, and the next run sees the result.
-                Presence::Absent => continue,
-                Presence::Unreadable(e) => return Err(e),
-            };
+            // What has just disappeared: somebody works here, and the next run sees the result.
+            let Some(stat) = self.root.lookup_link(&path).known()? else { continue };
             let mounted = self.root.is_mounted_on(&path)?;
             if kind == FileKind::Directory && !mounted {
                 open.extend(self.root.list(&path)?.into_iter().map(|e| (path.join(&e.name), e.kind)));

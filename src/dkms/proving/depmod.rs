@@ -104,13 +104,10 @@ fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Durat
 fn replace(root: &Root, made: &str, release: &str) -> anyhow::Result<()> {
     let mut indexes = Vec::new();
     for name in DEPMOD {
-        match root.lookup(format!("{made}/{name}")) {
-            Presence::There(_) => indexes.push(name),
-            Presence::Absent if VITAL.contains(&name) => {
-                bail!("depmod for {release} made no {name}")
-            }
-            Presence::Absent => {}
-            Presence::Unreadable(e) => return Err(e.into()),
+        match root.has(format!("{made}/{name}"))? {
+            true => indexes.push(name),
+            false if VITAL.contains(&name) => bail!("depmod for {release} made no {name}"),
+            false => {}
         }
     }
     for name in indexes {
