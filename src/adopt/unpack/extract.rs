@@ -205,7 +205,9 @@ impl<'r> Extraction<'r> {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
             match self.written.get(parent) {
                 Some(FileKind::Link) => return Err(EntryFault::BelowLink(parent.display().to_string())),
-                Some(FileKind::File) => return Err(EntryFault::BelowFile(parent.display().to_string())),
+                Some(FileKind::File | FileKind::Other) => {
+                    return Err(EntryFault::BelowFile(parent.display().to_string()));
+                }
                 Some(FileKind::Directory) => {}
                 None => {
                     self.written.insert(parent.to_owned(), FileKind::Directory);
