@@ -10,14 +10,16 @@ use std::borrow::Cow;
 /// The end of the name of an entry.
 const ENDING: &str = ".conf";
 
+/// Splits a name before its ending, if it has one.
+pub(super) fn stem_and_ending(name: &str) -> (&str, &str) {
+    let at = name.len().checked_sub(ENDING.len()).and_then(|at| name.split_at_checked(at));
+    at.filter(|(_, ending)| ending.eq_ignore_ascii_case(ENDING)).unwrap_or((name, ""))
+}
+
 /// Splits a name into what is before its counters, and the ending, which may be missing. None if the name has
 /// no counters.
 fn split(name: &str) -> Option<(&str, &str)> {
-    let at = name.len().checked_sub(ENDING.len()).filter(|at| name.is_char_boundary(*at));
-    let (stem, ending) = match at.map(|at| name.split_at(at)) {
-        Some((stem, ending)) if ending.eq_ignore_ascii_case(ENDING) => (stem, ending),
-        _ => (name, ""),
-    };
+    let (stem, ending) = stem_and_ending(name);
     let (before, counters) = stem.rsplit_once('+')?;
     let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     let is_counter = match counters.split_once('-') {
@@ -25,6 +27,12 @@ fn split(name: &str) -> Option<(&str, &str)> {
         None => is_number(counters),
     };
     (is_counter && !before.is_empty()).then_some((before, ending))
+}
+
+/// Whether the boot loader may take `name`, with or without its ending, for that entry. Counters do not count.
+pub(super) fn is_named(entry: &str, name: &str) -> bool {
+    let (entry, name) = (without_counters(entry), without_counters(name));
+    entry.eq_ignore_ascii_case(&name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))
 }
 
 /// Whether the name of an entry has counters.

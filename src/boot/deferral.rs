@@ -165,12 +165,15 @@ pub fn arm(root: &Root) -> anyhow::Result<bool> {
     // At the end of the file, because the last value counts.
     let mut text = without(&known).map_err(Error::msg)?;
     text.extend_from_slice(block().as_bytes());
-    if text == known {
-        return Ok(false);
+    change(root, &known, &text)
+}
+
+fn change(root: &Root, known: &[u8], text: &[u8]) -> anyhow::Result<bool> {
+    if text != known {
+        let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
+        root.write(CONFIG, text, mode)?;
     }
-    let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
-    root.write(CONFIG, &text, mode)?;
-    Ok(true)
+    Ok(text != known)
 }
 
 /// Removes our block, and the file if nothing else is in it. Returns whether anything has changed.
@@ -181,16 +184,11 @@ pub fn arm(root: &Root) -> anyhow::Result<bool> {
 pub fn disarm(root: &Root) -> anyhow::Result<bool> {
     let Some(known) = ours(root)? else { return Ok(false) };
     let text = without(&known).map_err(Error::msg)?;
-    if text == known {
-        return Ok(false);
+    if !text.is_empty() || known.is_empty() {
+        return change(root, &known, &text);
     }
-    if text.is_empty() {
-        root.remove(CONFIG)?;
-        root.remove_empty_directory("/run/swupd")?;
-        return Ok(true);
-    }
-    let mode = root.lookup(CONFIG).stat().map_or(0o644, |s| s.mode & 0o777);
-    root.write(CONFIG, &text, mode)?;
+    root.remove(CONFIG)?;
+    root.remove_empty_directory("/run/swupd")?;
     Ok(true)
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Sources: loader.conf(5) and the source code of systemd-boot.
 
-use super::counters::{has_counters, without_counters};
+use super::counters::{has_counters, is_named};
+use super::loader_interface::is_open;
 use super::menu::{BootEntry, DefaultEntry, EntryPlace, Menu, MenuFault, SetBy, base_name, image_name};
 use crate::sys::{FileError, Root, efi};
 
@@ -72,20 +73,10 @@ pub(super) fn read(
             }
         }
     }
-    let configuration = match place.read(LOADER) {
-        Ok(Some(text)) if text.is_empty() => {
-            let what = format!("{} is empty", place.shown_path(LOADER));
-            menu.problems.push(MenuFault::breaks(what, Some("delete it")));
-            None
-        }
-        Ok(text) => text,
-        Err(e) if e.is_no_file() => {
-            menu.problems.push(MenuFault::breaks(e.to_string(), None));
-            None
-        }
-        // Without the configuration the default is unknown.
-        Err(e) => return Err(e),
-    };
+    let configuration = place.configuration(LOADER, Some("delete it"))?.unwrap_or_else(|fault| {
+        menu.problems.push(fault);
+        None
+    });
     let configured = configuration.as_deref().and_then(default_of);
     choose(&mut menu, configured.as_deref(), variables, &place.shown_path(LOADER));
     Ok(menu)
@@ -146,19 +137,14 @@ enum NamedEntry<'e> {
 }
 
 fn find<'e>(entries: &'e [BootEntry], name: &str) -> NamedEntry<'e> {
-    let start = name.get(..5).unwrap_or_default();
-    if name.contains(['*', '?', '[']) || name.starts_with('@') || start.eq_ignore_ascii_case("auto-") {
+    if is_open(name) || name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("auto-")) {
         return NamedEntry::Open;
     }
     let known = |name: &str| entries.iter().find(|e| e.file.eq_ignore_ascii_case(name));
     // Whether counters are a part of the identifier depends on the version of the boot loader, which also
     // renames such an entry.
-    let is_counted = |entry: &BootEntry| {
-        let plain = without_counters(name);
-        let file = without_counters(&entry.file);
-        (has_counters(name) || has_counters(&entry.file))
-            && (file.eq_ignore_ascii_case(&plain) || file.eq_ignore_ascii_case(&format!("{plain}.conf")))
-    };
+    let is_counted =
+        |entry: &BootEntry| (has_counters(name) || has_counters(&entry.file)) && is_named(&entry.file, name);
     match (known(name), known(&format!("{name}.conf"))) {
         _ if entries.iter().any(is_counted) => NamedEntry::Open,
         (Some(entry), _) => NamedEntry::Entry(entry),
@@ -179,23 +165,14 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
         (configured, SetBy::LoaderConf),
     ] {
         let Some(name) = name else { continue };
-        let source = match set_by {
-            SetBy::LoaderEntryOneShot => "the EFI variable LoaderEntryOneShot",
-            SetBy::LoaderEntryDefault => "the EFI variable LoaderEntryDefault",
-            _ => path,
-        };
-        let plain = without_counters(name);
-        let is_it = |file: &String| {
-            let file = without_counters(file);
-            file.eq_ignore_ascii_case(&plain) || file.eq_ignore_ascii_case(&format!("{plain}.conf"))
-        };
-        if menu.unread.iter().any(is_it) {
+        let source = if set_by == SetBy::LoaderConf { path.to_owned() } else { set_by.to_string() };
+        if menu.unread.iter().any(|file| is_named(file, name)) {
             // It may be the entry of any kernel.
             decided = true;
             continue;
         }
         let named = find(&menu.entries, name);
-        menu.problems.extend(remark(&named, name, set_by, source));
+        menu.problems.extend(remark(&named, name, set_by, &source));
         if let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
             let named = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
             if set_by == SetBy::LoaderConf {

@@ -88,7 +88,7 @@ impl BootFiles {
             RootKind::Image => None,
             RootKind::Live | RootKind::LiveCopy => efi::has_firmware(root).ok(),
         };
-        let here = EntryPlace { root, top: BOOT, device: None };
+        let here = EntryPlace::in_boot(root);
         match loader_at(&here, firmware) {
             Ok(Some(loader)) => {
                 let mut files = seen(&here, root, loader, firmware, inventory);
@@ -286,9 +286,8 @@ fn device(root: &Root) -> anyhow::Result<Option<PathBuf>> {
     if !root.is_live() {
         return Ok(None);
     }
-    let here = EntryPlace { root, top: BOOT, device: None };
     let firmware = efi::has_firmware(root)?;
-    match loader_at(&here, Some(firmware))? {
+    match loader_at(&EntryPlace::in_boot(root), Some(firmware))? {
         Some(_) => Ok(None),
         None => Ok(Some(partition::find(root, firmware)?)),
     }
@@ -300,10 +299,8 @@ fn device(root: &Root) -> anyhow::Result<Option<PathBuf>> {
 ///
 /// If it cannot be found or read.
 pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> anyhow::Result<T> {
-    let Some(device) = device(root)? else { return Ok(look(&EntryPlace { root, top: BOOT, device: None })) };
-    let partition = partition::open(root, device)?;
-    let device = partition.device.map(|device| device.display().to_string());
-    Ok(look(&EntryPlace { root: &partition.root, top: "", device }))
+    let Some(device) = device(root)? else { return Ok(look(&EntryPlace::in_boot(root))) };
+    Ok(look(&partition::open(root, device)?.place()))
 }
 
 /// As [`look_into`], for writing. On return all data is on the device.
@@ -312,12 +309,12 @@ pub(super) fn look_into<T>(root: &Root, look: impl FnOnce(&EntryPlace) -> T) -> 
 ///
 /// If it cannot be found or written to.
 pub(super) fn write_into<T>(root: &Root, write: impl FnOnce(&EntryPlace) -> T) -> anyhow::Result<T> {
-    let Some(device) = device(root)? else { return Ok(write(&EntryPlace { root, top: BOOT, device: None })) };
+    let Some(device) = device(root)? else { return Ok(write(&EntryPlace::in_boot(root))) };
     if let Some(mounted) = mount::mounted(root, &device)? {
         return Ok(write(&EntryPlace { root: &mounted, top: "", device: None }));
     }
     let opened = mount::open_for_writing(root, &device)?;
-    let done = write(&EntryPlace { root: &opened, top: "", device: Some(device.display().to_string()) });
+    let done = write(&EntryPlace { root: &opened, top: "", device: Some(&device) });
     opened.sync("/")?;
     Ok(done)
 }
@@ -330,8 +327,7 @@ fn elsewhere(live: &Root, firmware: bool, inventory: &Inventory) -> BootFiles {
         Err(closed @ Lost::Closed(_)) => return hidden(closed.to_string()),
         Err(lost) => return hidden(format!("the boot entries cannot be seen: {lost}")),
     };
-    let device = partition.device.map(|device| device.display().to_string());
-    let place = EntryPlace { root: &partition.root, top: "", device };
+    let place = partition.place();
     let files = match loader_at(&place, Some(firmware)) {
         Ok(loader) => {
             // A boot partition without files of a boot loader has no entries either.

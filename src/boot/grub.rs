@@ -20,14 +20,9 @@ const DEPTH: usize = 16;
 ///
 /// If they cannot be read.
 pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
-    let broken = |what: String| Ok(Menu { problems: vec![MenuFault::breaks(what, None)], ..Menu::default() });
-    let text = match place.read(CONFIGURATION) {
-        Ok(Some(text)) if text.is_empty() => {
-            return broken(format!("{} is empty", place.shown_path(CONFIGURATION)));
-        }
+    let text = match place.configuration(CONFIGURATION, None)? {
         Ok(text) => text.unwrap_or_default(),
-        Err(e) if e.is_no_file() => return broken(e.to_string()),
-        Err(e) => return Err(e),
+        Err(fault) => return Ok(Menu { problems: vec![fault], ..Menu::default() }),
     };
     let (environment, unreadable) = match place.read(ENVIRONMENT) {
         Ok(text) => (text.unwrap_or_default(), None),

@@ -1,7 +1,7 @@
 //! The Boot Loader Interface: what EFI variables of systemd-boot and the firmware show about the entries.
 //! Every user can read these variables, even if only root can read the boot partition.
 
-use super::counters::without_counters;
+use super::counters::{is_named, stem_and_ending, without_counters};
 use super::entries::Variables;
 use crate::sys::{FileError, Root, efi};
 
@@ -34,12 +34,7 @@ impl LoaderInterface {
     /// if unknown.
     pub fn lists(&self, name: &str) -> Option<bool> {
         let entries = self.entries.as_ref()?;
-        let name = without_counters(name);
-        let is_it = |entry: &String| {
-            let entry = without_counters(entry);
-            entry.eq_ignore_ascii_case(&name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))
-        };
-        Some(entries.iter().any(is_it))
+        Some(entries.iter().any(|entry| is_named(entry, name)))
     }
 }
 
@@ -51,12 +46,8 @@ pub fn is_open(name: &str) -> bool {
 /// The kernel release of an entry of clr-boot-manager, from its name `VENDOR-VARIANT-VERSION-NUMBER.conf`,
 /// which may have counters.
 pub fn release_of_entry(name: &str) -> Option<String> {
-    let name = &*without_counters(name);
-    let ending = name.len().checked_sub(".conf".len()).filter(|at| name.is_char_boundary(*at));
-    let stem = match ending.map(|at| name.split_at(at)) {
-        Some((stem, ending)) if ending.eq_ignore_ascii_case(".conf") => stem,
-        _ => name,
-    };
+    let name = without_counters(name);
+    let (stem, _) = stem_and_ending(&name);
     let mut parts = stem.rsplitn(4, '-');
     let (number, version, variant) = (parts.next()?, parts.next()?, parts.next()?);
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());

@@ -1,7 +1,9 @@
 //! What all boot loaders have in common: a menu of entries, a default, and a place where the files are read.
 
 use std::fmt;
+use std::path::Path;
 
+use super::files::BOOT;
 use crate::kernel::KernelName;
 use crate::limits::TEXT;
 use crate::modprobe::LineWords;
@@ -131,7 +133,7 @@ pub struct DefaultEntry {
 }
 
 /// A fault, or an unusual fact.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MenuFault {
     /// A sentence with the name of the file or entry.
     pub what: String,
@@ -151,13 +153,7 @@ impl MenuFault {
     }
 
     pub(super) fn odd(what: String, clear: Option<&str>) -> MenuFault {
-        MenuFault {
-            what,
-            clear: clear.map(str::to_owned),
-            breaks: false,
-            is_other_default: false,
-            is_one_shot: false,
-        }
+        MenuFault { what, clear: clear.map(str::to_owned), ..MenuFault::default() }
     }
 }
 
@@ -189,14 +185,19 @@ pub(super) struct EntryPlace<'r> {
     /// The top of the boot partition in that root.
     pub(super) top: &'static str,
     /// The device, if it is not mounted.
-    pub(super) device: Option<String>,
+    pub(super) device: Option<&'r Path>,
 }
 
-impl EntryPlace<'_> {
+impl<'r> EntryPlace<'r> {
+    /// The directory `/boot` of a root.
+    pub(super) fn in_boot(root: &'r Root) -> EntryPlace<'r> {
+        EntryPlace { root, top: BOOT, device: None }
+    }
+
     /// The name of the whole place, for messages.
     pub(super) fn name(&self) -> String {
         match &self.device {
-            Some(device) => device.clone(),
+            Some(device) => device.display().to_string(),
             None => self.root.shown_path(self.top).display().to_string(),
         }
     }
@@ -208,7 +209,7 @@ impl EntryPlace<'_> {
     /// A path relative to the top, for messages.
     pub(super) fn shown_path(&self, path: &str) -> String {
         match &self.device {
-            Some(device) => format!("{path} on {device}"),
+            Some(device) => format!("{path} on {}", device.display()),
             None => self.root.shown_path(self.path(path)).display().to_string(),
         }
     }
@@ -220,6 +221,22 @@ impl EntryPlace<'_> {
     /// The same for a file that is never large, because there are many of its kind.
     pub(super) fn read_small(&self, path: &str) -> Result<Option<Vec<u8>>, FileError> {
         self.root.read_optional(self.path(path))
+    }
+
+    /// A file without which the menu is unknown, or the fault because of which the boot loader does not use it.
+    pub(super) fn configuration(
+        &self,
+        path: &str,
+        clear: Option<&str>,
+    ) -> Result<Result<Option<Vec<u8>>, MenuFault>, FileError> {
+        Ok(match self.read(path) {
+            Ok(Some(text)) if text.is_empty() => {
+                Err(MenuFault::breaks(format!("{} is empty", self.shown_path(path)), clear))
+            }
+            Ok(text) => Ok(text),
+            Err(e) if e.is_no_file() => Err(MenuFault::breaks(e.to_string(), None)),
+            Err(e) => return Err(e),
+        })
     }
 
     pub(super) fn list(&self, path: &str) -> Result<Vec<Listed>, FileError> {

@@ -28,18 +28,11 @@ use std::time::Duration;
 
 use crate::kernel::Inventory;
 use crate::sys::shell::quoted;
-use crate::sys::{Ended, Output, Root, RootKind, Tools};
+use crate::sys::{Child, Ended, Output, Root, RootKind, Tools};
 
 pub use files::{BootFiles, ReadBack};
 pub use inputs::inputs;
 pub use menu::{BootEntry, DefaultEntry, Loader, MenuFault, SetBy};
-
-/// The result of `clr-boot-manager update`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Update {
-    /// What failed, with the next step. None after exit code 0.
-    pub error: Option<String>,
-}
 
 /// Why clr-boot-manager must not be run for a root.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +97,10 @@ pub fn update_command(root: &Root) -> String {
 
 /// Runs `clr-boot-manager update`. Its exit code proves nothing, so use [`BootFiles::read_back`]. After a
 /// crash or exit code 1 the cause may be temporary, or one that [`preflight::prepare`] repairs; then it is
-/// run a second time.
-pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
+/// run a second time. Returns what failed, with the next step; none after exit code 0.
+pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Option<String> {
     let run = || run(root, tools, deadline, &["update"]);
-    let error = match run() {
+    match run() {
         Err(first) if first.may_pass() => match preflight::prepare(root, &Inventory::observe(root)) {
             Ok(repaired) => {
                 for what in &repaired {
@@ -119,8 +112,7 @@ pub fn update(root: &Root, tools: &Tools, deadline: Duration) -> Update {
             Err(why) => Some(format!("{}; it was not run again: {why}", first.what)),
         },
         done => done.err().map(|failed| failed.what),
-    };
-    Update { error }
+    }
 }
 
 /// A failed run.
@@ -141,31 +133,32 @@ impl Failed {
 fn run(root: &Root, tools: &Tools, deadline: Duration, words: &[&str]) -> Result<(), Failed> {
     let failed = |ended: Option<Ended>, what: String| Failed { ended, what };
     let mut child = tools.child("clr-boot-manager", deadline).map_err(|e| failed(None, e.to_string()))?;
-    child = child.args(words).output(Output::Keep(16 << 10));
+    child = child.args(words);
     if let Some(image) = root.image_path() {
         let mut path = std::ffi::OsString::from("--path=");
         path.push(image);
         child = child.arg(path);
     }
     let command = child.display();
-    // It replaces files by unlink and create. If it is stopped in between, an entry does not boot.
-    let done = child
-        .uninterruptible()
-        .run()
-        .map_err(|e| failed(None, format!("{command} cannot be started: {e}")))?;
-    let said = String::from_utf8_lossy(&done.output).into_owned();
-    for line in said.lines() {
-        tracing::debug!("clr-boot-manager: {line}");
-    }
-    let hint = match done.ended {
+    let done = ran(child).map_err(|e| failed(None, format!("{command} cannot be started: {e}")));
+    let (ended, cause) = done?;
+    let hint = match ended {
         Ended::Exit(0) => return Ok(()),
         Ended::Signal(11) | Ended::Exit(139) => {
             "; an empty loader.conf or an empty file in loader/entries crashes it: delete that file and run it again"
         }
         _ => "",
     };
-    let cause = cause(&said).unwrap_or("it printed nothing");
-    Err(failed(Some(done.ended), format!("{command}: {}: {cause}{hint}", done.ended)))
+    Err(failed(Some(ended), format!("{command}: {ended}: {cause}{hint}")))
+}
+
+/// Runs it. Returns how it ended, and the cause that it printed.
+fn ran(child: Child) -> std::io::Result<(Ended, String)> {
+    // It replaces files by unlink and create. If it is stopped in between, an entry does not boot.
+    let done = child.output(Output::Keep(16 << 10)).uninterruptible().run()?;
+    let said = String::from_utf8_lossy(&done.output);
+    said.lines().for_each(|line| tracing::debug!("clr-boot-manager: {line}"));
+    Ok((done.ended, cause(&said).unwrap_or("it printed nothing").to_owned()))
 }
 
 /// Errors that it reports although it succeeds.

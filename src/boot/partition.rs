@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::menu::EntryPlace;
 use crate::sys::{FileError, Root, efi, mount};
 
 /// The symlinks of udev to partitions.
@@ -34,6 +35,12 @@ pub(super) struct Opened {
     pub(super) root: Root,
     /// The device file, if it is not mounted. Then it cannot be written to through this root.
     pub(super) device: Option<PathBuf>,
+}
+
+impl Opened {
+    pub(super) fn place(&self) -> EntryPlace<'_> {
+        EntryPlace { root: &self.root, top: "", device: self.device.as_deref() }
+    }
 }
 
 /// Opens a partition where it is mounted, or privately.

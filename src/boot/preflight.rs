@@ -1,7 +1,7 @@
 //! Conditions that clr-boot-manager does not check, and that must hold before it is run.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Error, anyhow, bail};
 
@@ -70,25 +70,12 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
         enough_room(place)?;
         move_away(place, &empty_files(place))
     };
-    let below_boot = || where_it_is(&EntryPlace { root, top: BOOT, device: None });
-    if !root.is_live() {
-        return below_boot();
-    }
-    let firmware = efi::has_firmware(root)?;
-    let device = match partition::find(root, firmware) {
-        Ok(device) => device,
-        Err(e @ partition::Lost::Unreadable(_)) => return Err(e.into()),
-        // Without a boot partition, or with the root filesystem on it, the boot files are in /boot.
-        Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return below_boot(),
+    let Some((device, firmware)) = separate_partition(root)? else {
+        return where_it_is(&EntryPlace::in_boot(root));
     };
-    // A device that cannot be looked at cannot be opened below either.
-    let number = root.lookup(&device).stat().map(|s| s.stands_for);
     let on = |path: &str| root.lookup(path).stat().map(|s| s.on);
     // Listing the directory triggers an automount.
     let in_boot = root.list_optional(BOOT)?;
-    if number == on("/") {
-        return below_boot();
-    }
     if firmware && !in_boot.is_empty() && on(BOOT) == on("/") {
         let names: Vec<_> = in_boot.iter().map(|file| file.name.to_string_lossy()).collect();
         bail!(stray(&device, &names));
@@ -102,8 +89,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
             return Ok(Vec::new());
         }
     };
-    let name = opened.device.as_ref().map(|device| device.display().to_string());
-    let place = EntryPlace { root: &opened.root, top: "", device: name.clone() };
+    let place = opened.place();
     let Some(device) = &opened.device else { return where_it_is(&place) };
     refuse_blocking(&place)?;
     enough_room(&place)?;
@@ -115,7 +101,24 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
     // The kernel does not allow writing while the device is mounted read-only.
     drop(opened.root);
     let root = mount::open_for_writing(root, device).map_err(|e| stuck(&display.join(", "), &e))?;
-    move_away(&EntryPlace { root: &root, top: "", device: name }, &empty)
+    move_away(&EntryPlace { root: &root, top: "", device: Some(device) }, &empty)
+}
+
+/// The device of the boot partition, and whether UEFI firmware reads it. None if the boot files are in /boot:
+/// without a boot partition, or with the root filesystem on it.
+fn separate_partition(root: &Root) -> anyhow::Result<Option<(PathBuf, bool)>> {
+    if !root.is_live() {
+        return Ok(None);
+    }
+    let firmware = efi::has_firmware(root)?;
+    let device = match partition::find(root, firmware) {
+        Ok(device) => device,
+        Err(e @ partition::Lost::Unreadable(_)) => return Err(e.into()),
+        Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return Ok(None),
+    };
+    // A device that cannot be looked at cannot be opened either.
+    let number = root.lookup(&device).stat().map(|s| s.stands_for);
+    Ok((number != root.lookup("/").stat().map(|s| s.on)).then_some((device, firmware)))
 }
 
 /// Refuses if clr-boot-manager would block on a file of the boot partition.
@@ -266,34 +269,11 @@ fn spare_files(place: &EntryPlace, inventory: &Inventory, wanted: &BTreeMap<Stri
 /// Why the next kernel of an update will not fit on the boot partition: it is taken to be as large as the
 /// largest of the kernels that boot by default. None if it fits, or if that cannot be determined.
 pub fn no_room_for_another(root: &Root, inventory: &Inventory) -> Option<String> {
-    match boot_partition(root)? {
-        Some(opened) => {
-            let device = opened.device.as_ref().map(|device| device.display().to_string());
-            too_full(&EntryPlace { root: &opened.root, top: "", device }, root, inventory)
-        }
-        None => too_full(&EntryPlace { root, top: BOOT, device: None }, root, inventory),
-    }
-}
-
-/// The boot partition, or None inside if the boot files are in /boot. None if it cannot be determined.
-fn boot_partition(root: &Root) -> Option<Option<partition::Opened>> {
-    if !root.is_live() {
-        return Some(None);
-    }
     // A warning is not worth a failure: the update itself reports what cannot be read.
-    let firmware = efi::has_firmware(root).ok()?;
-    let device = match partition::find(root, firmware) {
-        Ok(device) => device,
-        Err(partition::Lost::Unreadable(_)) => return None,
-        Err(partition::Lost::Unnamed(_) | partition::Lost::Closed(_)) => return Some(None),
-    };
-    // A device that cannot be looked at cannot be opened below either.
-    let number = root.lookup(&device).stat().map(|s| s.stands_for);
-    if number == root.lookup("/").stat().map(|s| s.on) {
-        return Some(None);
+    match separate_partition(root).ok()? {
+        Some((device, _)) => too_full(&partition::open(root, device).ok()?.place(), root, inventory),
+        None => too_full(&EntryPlace::in_boot(root), root, inventory),
     }
-    // As above.
-    partition::open(root, device).ok().map(Some)
 }
 
 fn too_full(place: &EntryPlace, root: &Root, inventory: &Inventory) -> Option<String> {

@@ -23,7 +23,7 @@ use super::{BootFiles, Loader, blocker, files, preflight, write_ahead};
 use crate::kernel::inventory::{IMAGES, MARKS, MODULES};
 use crate::kernel::{Installed, Inventory};
 use crate::sys::sandbox::{Sandbox, SandboxView, Shown, ShownDirectory};
-use crate::sys::{Ended, FileError, FileKind, Listed, Output, Root, Tools, compare, lock, processes};
+use crate::sys::{Ended, FileError, FileKind, Listed, Root, Tools, compare, lock, processes};
 
 /// The file that swupd locks with fcntl(2) while it works. (Version 7.0.0; `state_dir` is fixed at build
 /// time.)
@@ -136,20 +136,13 @@ impl RestrictedUpdate<'_> {
             let child = self.tools.child_at(program, self.deadline).args(&arguments);
             let child = child.confined(Sandbox::view(view));
             tracing::info!("running clr-boot-manager update with kernel {} alone", kernel.name);
-            // It replaces files by unlink and create. If it is stopped in between, an entry does not boot.
-            let done = child.output(Output::Keep(16 << 10)).uninterruptible().run();
-            let done = done.map_err(|e| failed(format!("clr-boot-manager cannot be started: {e}")))?;
-            let text = String::from_utf8_lossy(&done.output).into_owned();
-            text.lines().for_each(|line| tracing::debug!("clr-boot-manager: {line}"));
-            let cause = || super::cause(&text).unwrap_or("it printed nothing").to_owned();
-            match done.ended {
-                Ended::Exit(0) => {}
-                ended => {
-                    let what = format!(
-                        "clr-boot-manager update with kernel {} alone: {ended}: {}",
-                        kernel.name,
-                        cause()
-                    );
+            let done = super::ran(child);
+            match done.map_err(|e| failed(format!("clr-boot-manager cannot be started: {e}")))? {
+                (Ended::Exit(0), _) => {}
+                (ended, cause) => {
+                    let kernel = &kernel.name;
+                    let what =
+                        format!("clr-boot-manager update with kernel {kernel} alone: {ended}: {cause}");
                     said.get_or_insert(what);
                 }
             }

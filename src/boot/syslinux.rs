@@ -14,17 +14,10 @@ pub const CONFIGURATION: &str = "syslinux.cfg";
 ///
 /// If they cannot be read.
 pub(super) fn read(place: &EntryPlace, namespace: &str) -> Result<Menu, FileError> {
-    match place.read(CONFIGURATION) {
-        Ok(Some(text)) if text.is_empty() => {
-            let what = format!("{} is empty", place.shown_path(CONFIGURATION));
-            Ok(Menu { problems: vec![MenuFault::breaks(what, None)], ..Menu::default() })
-        }
-        Ok(text) => Ok(parse(&text.unwrap_or_default(), namespace, &place.shown_path(CONFIGURATION))),
-        Err(e) if e.is_no_file() => {
-            Ok(Menu { problems: vec![MenuFault::breaks(e.to_string(), None)], ..Menu::default() })
-        }
-        Err(e) => Err(e),
-    }
+    Ok(match place.configuration(CONFIGURATION, None)? {
+        Ok(text) => parse(&text.unwrap_or_default(), namespace, &place.shown_path(CONFIGURATION)),
+        Err(fault) => Menu { problems: vec![fault], ..Menu::default() },
+    })
 }
 
 /// The lines below one LABEL.

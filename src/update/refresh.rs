@@ -51,9 +51,9 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
         BootRecord { error: Some(error), differs, ..last.clone() }
     };
     let failed = |error: String| failed_with(error, false);
-    let update = match before.blocker {
+    let error = match before.blocker {
         // The entries are as configured, so there is nothing to run.
-        Some(_) if before.verified => boot::Update { error: None },
+        Some(_) if before.verified => None,
         Some(BootBlocker::Chroot) => {
             tracing::info!("{}", BootBlocker::Chroot);
             return BootRecord { error: None, ..last };
@@ -73,7 +73,7 @@ pub fn refresh(context: &Context, before: Before<'_>, last: BootRecord, why: &st
     let mut expected = expected_entries(before.lines);
     expected.retain(|of| left.kernels.iter().any(|kernel| kernel.id == of.id));
     let seen = BootFiles::observe(&context.root, &left).read_back(&expected);
-    let error = match (&seen, update.error) {
+    let error = match (&seen, error) {
         (ReadBack::Differs(wrong), None) => {
             let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
             return failed_with(wrong.join("; "), true);
