@@ -1,9 +1,8 @@
 //! The screen of `clr-dkms add`: a line for each step, what was decided and why, the `dkms.conf`.
 
-use super::broken_to;
 use super::side_files::offered;
 use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
-use super::text::marked;
+use super::text::wrapped;
 use crate::adopt::{Decision, Evidence};
 use crate::report::add::{AddDocument, AddStep, StepResult};
 
@@ -52,12 +51,11 @@ pub(super) fn step(step: &AddStep, style: &ScreenStyle) -> Vec<StyledLine> {
 
 /// A line that begins like a step.
 pub(super) fn line(tone: Option<Tone>, name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
-    marked(tone, broken_to(style.width, text, &format!("  {name:<9} "), INDENT), style)
+    wrapped(tone, text, [&format!("  {name:<9} "), INDENT], style)
 }
 
 fn decision(decision: &Decision, style: &ScreenStyle) -> Vec<StyledLine> {
-    let text = broken_to(style.width, &decision.to_string(), INDENT, "              ");
-    let mut out: Vec<StyledLine> = text.into_iter().map(|line| vec![plain(line)]).collect();
+    let mut out = wrapped(None, &decision.to_string(), [INDENT, "              "], style);
     out.extend(decision.evidence.iter().map(of_source));
     out
 }

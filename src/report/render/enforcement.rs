@@ -1,8 +1,8 @@
 //! The enforcement screen: the answer, the times side by side where they differ, and why.
 
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain, toned};
-use super::text::{NOTHING, mark, marked};
-use super::{broken_to, shown};
+use super::text::{NOTHING, mark, wrapped};
+use super::{grouped, shown};
 use crate::dkms::{ModuleName, Signature};
 use crate::enforcement::LoadWord;
 use crate::report::enforcement::{
@@ -26,10 +26,9 @@ pub fn screen(document: &EnforcementDocument, style: &ScreenStyle, is_whole: boo
         EnforcementStanding::Refused => Tone::Bad,
         EnforcementStanding::Unknown => Tone::Unknown,
     };
-    let mut lines = marked(Some(tone), broken_to(style.width, &document.summary, "  ", "  "), style);
+    let mut lines = wrapped(Some(tone), &document.summary, ["  ", "  "], style);
     let step = document.next_step.as_deref().unwrap_or(NOTHING);
-    let step = broken_to(style.width, step, "  next: ", "    ");
-    lines.extend(step.into_iter().map(|text| vec![plain(text)]));
+    lines.extend(wrapped(None, step, ["  next: ", "    "], style));
     lines.extend(of_kernels(document, style));
     lines.extend(of_modules(document, style));
     lines.push(StyledLine::new());
@@ -37,7 +36,7 @@ pub fn screen(document: &EnforcementDocument, style: &ScreenStyle, is_whole: boo
         let mut columns = columns(first);
         // Why it is configured so is said with the rest, where the next boot has not taken it up.
         if first.next_boot.is_some() {
-            columns.retain(|column| column.times.iter().any(|(name, _)| *name != "configured"));
+            columns.retain(|column| column.iter().any(|(name, _)| *name != "configured"));
         }
         lines.extend(reasons(&columns, style));
     }
@@ -47,10 +46,9 @@ pub fn screen(document: &EnforcementDocument, style: &ScreenStyle, is_whole: boo
         Some(letters) => (Some(Tone::Plain), format!("; the running kernel is tainted: {letters}")),
     };
     let secure_boot = format!("Secure Boot: {}{taint}", document.secure_boot);
-    lines.extend(marked(tone, broken_to(style.width, &secure_boot, "  ", "    "), style));
+    lines.extend(wrapped(tone, &secure_boot, ["  ", "    "], style));
     for note in &document.notes {
-        let texts = broken_to(style.width, &format!("note: {note}"), "  ", "    ");
-        lines.extend(marked(Some(Tone::Attention), texts, style));
+        lines.extend(wrapped(Some(Tone::Attention), &format!("note: {note}"), ["  ", "    "], style));
     }
     for kernel in document.kernels.iter().filter(|_| is_whole) {
         lines.push(StyledLine::new());
@@ -75,9 +73,9 @@ fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
     let fits = |kernel: &KernelReport| name(kernel).chars().count() + 2 <= room;
     // A kernel has a line for each time, below its name, where the times differ or the name is too long.
     let by_time = document.kernels.iter().filter(|k| columns(k).len() > 1 || !fits(k));
-    let times = by_time.flat_map(columns).map(|column| column.name().len() + 4).max().unwrap_or(0);
-    let names = document.kernels.iter().filter(|k| fits(k)).map(|kernel| name(kernel).chars().count() + 2);
-    let width = names.chain([times, 20]).max().unwrap_or(0);
+    let times = by_time.flat_map(columns).map(|column| names(&column).len() + 4).max().unwrap_or(0);
+    let beside = document.kernels.iter().filter(|k| fits(k)).map(|kernel| name(kernel).chars().count() + 2);
+    let width = beside.chain([times, 20]).max().unwrap_or(0);
     let is_wide = width <= room;
     let width = if is_wide { width } else { 4 };
     let title = cells(KINDS.map(|(_, label)| label).to_vec());
@@ -103,19 +101,19 @@ fn of_kernels(document: &EnforcementDocument, style: &ScreenStyle) -> Vec<Styled
         let first = mark(Some(tone), style);
         match columns.as_slice() {
             [one] if is_wide && name(kernel).chars().count() + 2 <= width => {
-                let row = one.view().map(&of_view).unwrap_or_default();
+                let row = of_view(one[0].1);
                 lines.push(vec![first, plain(format!("{:width$}", name(kernel))), toned(row, tone)]);
             }
             several => {
                 lines.push(vec![first, plain(name(kernel))]);
                 for column in several {
-                    let row = column.view().map(&of_view).unwrap_or_default();
+                    let row = of_view(column[0].1);
                     match is_wide {
                         true => {
-                            lines.push(vec![plain(format!("    {:w$}", column.name(), w = width - 2) + &row)])
+                            lines.push(vec![plain(format!("    {:w$}", names(column), w = width - 2) + &row)])
                         }
                         false => {
-                            lines.push(vec![plain(format!("    {}:", column.name()))]);
+                            lines.push(vec![plain(format!("    {}:", names(column)))]);
                             lines.push(vec![plain(format!("{:w$}{row}", "", w = width + 2))]);
                         }
                     }
@@ -229,42 +227,22 @@ fn roles(kernel: &KernelReport) -> String {
 }
 
 /// A kernel at one time, or at several at which it does the same.
-struct Column<'a> {
-    times: Vec<(&'static str, &'a KernelView)>,
-}
+type Column<'a> = Vec<(&'static str, &'a KernelView)>;
 
-impl Column<'_> {
-    fn view(&self) -> Option<&KernelView> {
-        self.times.first().map(|(_, view)| *view)
-    }
-
-    fn name(&self) -> String {
-        names(&self.times)
-    }
-}
-
-fn names(times: &[(&'static str, &KernelView)]) -> String {
+fn names(times: &[(&str, &KernelView)]) -> String {
     times.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
 }
 
 /// The times of a kernel; those that agree share a column.
 fn columns(kernel: &KernelReport) -> Vec<Column<'_>> {
-    let mut columns: Vec<Column<'_>> = Vec::new();
     let times = [
         ("configured", Some(&kernel.configured)),
         // The next boot of a kernel that somebody would have to choose first.
         (if kernel.boots_next { "next boot" } else { "boot entry" }, kernel.next_boot.as_ref()),
         ("now", kernel.now.as_ref()),
     ];
-    for (name, view) in times {
-        let Some(view) = view else { continue };
-        let same = |known: &&KernelView| known.loads == view.loads && known.error == view.error;
-        match columns.iter_mut().find(|c| c.view().as_ref().is_some_and(same)) {
-            Some(column) => column.times.push((name, view)),
-            None => columns.push(Column { times: vec![(name, view)] }),
-        }
-    }
-    columns
+    let times = times.into_iter().filter_map(|(name, view)| Some((name, view?)));
+    grouped(times, |(_, one), (_, other)| one.loads == other.loads && one.error == other.error)
 }
 
 /// The errors, the reasons and the files of a kernel.
@@ -279,10 +257,9 @@ fn kernel(kernel: &KernelReport, style: &ScreenStyle) -> Vec<StyledLine> {
         }
     };
     for (kind, label) in KINDS {
-        let of = |column: &Column<'_>| Some(format!("{} ({})", cell(column.view()?, kind), column.name()));
-        let cells: Vec<String> = columns.iter().filter_map(of).collect();
-        let texts = broken_to(style.width, &format!("{label}: {}", cells.join("; ")), "  ", "    ");
-        lines.extend(texts.into_iter().map(|text| vec![plain(text)]));
+        let of = |column: &Column<'_>| format!("{} ({})", cell(column[0].1, kind), names(column));
+        let cells: Vec<String> = columns.iter().map(of).collect();
+        lines.extend(wrapped(None, &format!("{label}: {}", cells.join("; ")), ["  ", "    "], style));
     }
     lines.extend(reasons(&columns, style));
     lines.extend(kernel.modules.iter().flat_map(|file| module(file, style)));
@@ -291,24 +268,16 @@ fn kernel(kernel: &KernelReport, style: &ScreenStyle) -> Vec<StyledLine> {
 
 /// Why, for each column; where the same comes of different lines, for each of them.
 fn reasons(columns: &[Column<'_>], style: &ScreenStyle) -> Vec<StyledLine> {
-    let mut groups: Vec<Vec<(&'static str, &KernelView)>> = Vec::new();
-    for column in columns {
-        let of_before = groups.len();
-        for (name, view) in &column.times {
-            let same = |g: &&mut Vec<(&'static str, &KernelView)>| g[0].1.sig_unenforce == view.sig_unenforce;
-            match groups[of_before..].iter_mut().find(same) {
-                Some(group) => group.push((name, view)),
-                None => groups.push(vec![(name, view)]),
-            }
-        }
-    }
+    let is_same =
+        |one: &(_, &KernelView), other: &(_, &KernelView)| one.1.sig_unenforce == other.1.sig_unenforce;
+    let groups: Vec<Column<'_>> =
+        columns.iter().flat_map(|column| grouped(column.iter().copied(), is_same)).collect();
     let mut out = Vec::new();
     for group in &groups {
         let mut label =
             if groups.len() > 1 { format!("why ({}): ", names(group)) } else { "why: ".to_owned() };
         for reason in &group[0].1.because {
-            let texts = broken_to(style.width, &format!("{label}{reason}"), "  ", "    ");
-            out.extend(texts.into_iter().map(|text| vec![plain(text)]));
+            out.extend(wrapped(None, &format!("{label}{reason}"), ["  ", "    "], style));
             label = "and: ".to_owned();
         }
     }
@@ -337,5 +306,5 @@ fn module(module: &ModuleReport, style: &ScreenStyle) -> Vec<StyledLine> {
         Some(letters) => format!("; loaded now, taint {letters}"),
     };
     let text = format!("{} {name}: {}: {fate}{loaded}", module.module, module.signature_text);
-    marked(Some(tone), broken_to(style.width, &text, "  ", "    "), style)
+    wrapped(Some(tone), &text, ["  ", "    "], style)
 }

@@ -1,8 +1,7 @@
 //! The screen of `clr-dkms lint`: the sum, then each finding with what clears it.
 
-use super::broken_to;
-use super::style::{ScreenStyle, StyledLine, Tone, painted, plain};
-use super::text::marked;
+use super::style::{ScreenStyle, StyledLine, Tone, painted};
+use super::text::{marked, wrapped};
 use crate::dkms::lint::{Finding, Severity};
 use crate::report::lint::{LintDocument, Target};
 
@@ -14,7 +13,7 @@ pub fn screen(document: &LintDocument, style: &ScreenStyle) -> String {
         0 => findings.map(|found| found.severity).min().map_or(Tone::Good, tone_of),
         _ => Tone::Unknown,
     };
-    let mut out = marked(Some(tone), broken_to(style.width, &document.summary, "  ", "    "), style);
+    let mut out = wrapped(Some(tone), &document.summary, ["  ", "    "], style);
     for target in &document.targets {
         // The findings name their file; a module without any wants to be named too.
         if target.findings.is_empty() && target.unreadable.is_none() {
@@ -40,7 +39,7 @@ fn unreadable(target: &Target, style: &ScreenStyle) -> Vec<StyledLine> {
         return Vec::new();
     };
     let text = format!("{}: unknown: {reason}", target.name);
-    marked(Some(Tone::Unknown), broken_to(style.width, &text, "  ", "    "), style)
+    wrapped(Some(Tone::Unknown), &text, ["  ", "    "], style)
 }
 
 fn finding(finding: &Finding, style: &ScreenStyle) -> Vec<StyledLine> {
@@ -48,9 +47,8 @@ fn finding(finding: &Finding, style: &ScreenStyle) -> Vec<StyledLine> {
     let Finding { file, severity, what, id, clear, .. } = finding;
     // The path is not broken at its blanks.
     let text = format!("{severity}: {what} [{id}]");
-    let text = broken_to(style.width, &text, &format!("  {file}:{line} "), "    ");
-    let mut out = marked(Some(tone_of(*severity)), text, style);
-    let step = broken_to(style.width, &format!("next: {clear}"), "    ", "      ");
-    out.extend(step.into_iter().map(|text| vec![plain(text)]));
+    let first = format!("  {file}:{line} ");
+    let mut out = wrapped(Some(tone_of(*severity)), &text, [&first, "    "], style);
+    out.extend(wrapped(None, &format!("next: {clear}"), ["    ", "      "], style));
     out
 }

@@ -65,6 +65,18 @@ fn with_whole_commands(text: &str, columns: usize) -> String {
     parts.collect::<Vec<_>>().join("`")
 }
 
+/// The items in groups of those that are alike, in the order of the first of each group.
+fn grouped<T>(items: impl IntoIterator<Item = T>, are_alike: impl Fn(&T, &T) -> bool) -> Vec<Vec<T>> {
+    let mut groups: Vec<Vec<T>> = Vec::new();
+    for item in items {
+        match groups.iter_mut().find(|group| are_alike(&group[0], &item)) {
+            Some(group) => group.push(item),
+            None => groups.push(vec![item]),
+        }
+    }
+    groups
+}
+
 /// A value as JSON with a final newline. What must not reach a screen is escaped although JSON lets it stand:
 /// what takes the colour out of an answer would take control characters out with it.
 ///

@@ -1,10 +1,10 @@
 //! The screen of `clr-dkms status MODULE`.
 
 use super::broken_to;
-use super::module_detail::{BELOW, cut, log_lines};
+use super::module_detail::{BELOW, around, log_lines, said};
 use super::modules::tone_on;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted, plain};
-use super::text::{NOTHING, answer, marked, row, section};
+use super::text::{NOTHING, answer, marked, row, section, wrapped};
 use crate::dkms::plan::State;
 use crate::report::module::{ModuleDocument, ModuleOfKernel, ModuleStanding, RegisteredVersion};
 
@@ -59,10 +59,6 @@ fn of_version(version: &RegisteredVersion, at: usize, style: &ScreenStyle) -> Ve
 /// The state, the cause, the log and what helps; below that the files with their signatures.
 fn on_kernel(kernel: &ModuleOfKernel, style: &ScreenStyle) -> Vec<StyledLine> {
     let record = &kernel.status.record;
-    let wrapped = |text: &str, first: &str| -> Vec<StyledLine> {
-        let first = format!("{BELOW}{first}");
-        broken_to(style.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
-    };
     let roles =
         [(kernel.running, "running"), (kernel.next_boot, "next boot"), (kernel.held_back, "held back")];
     let roles: Vec<&str> = roles.iter().filter(|(is, _)| *is).map(|(_, role)| *role).collect();
@@ -70,19 +66,15 @@ fn on_kernel(kernel: &ModuleOfKernel, style: &ScreenStyle) -> Vec<StyledLine> {
     let first =
         format!("{}{roles}: {} {} [{}]", record.kernel, record.module, record.state, kernel.status.id);
     let tone = tone_on(&kernel.status);
-    let mut lines = marked(Some(tone), broken_to(style.width, &first, "  ", "    "), style);
+    let mut lines = wrapped(Some(tone), &first, ["  ", "    "], style);
     if let Some(version) = &record.in_force {
-        lines.extend(wrapped(&format!("{}/{version} is in force there", record.module.name), ""));
+        lines.extend(said(&format!("{}/{version} is in force there", record.module.name), "", style));
     }
-    lines.extend(record.reason.iter().flat_map(|reason| wrapped(reason, "")));
+    lines.extend(record.reason.iter().flat_map(|reason| said(reason, "", style)));
     if let Some(error) = &record.error {
-        lines.extend(wrapped(&error.to_string(), "first error: "));
-        let context = error.context.iter();
-        // Not broken again: a caret must stay below what it points to.
-        lines.extend(
-            context.map(|line| vec![plain(cut(&format!("{BELOW}  {}", super::shown(line)), style.width))]),
-        );
-        lines.extend(wrapped(error.cause.word(), "cause: "));
+        lines.extend(said(&error.to_string(), "first error: ", style));
+        lines.extend(around(error, style));
+        lines.extend(said(error.cause.word(), "cause: ", style));
     }
     lines.extend(record.log.iter().flat_map(|log| log_lines(log, style)));
     if kernel.status.source_changed {
@@ -101,7 +93,7 @@ fn on_kernel(kernel: &ModuleOfKernel, style: &ScreenStyle) -> Vec<StyledLine> {
             broken_to(style.width.saturating_sub(BELOW.len()), &signature, &format!("  {name}: "), "  ");
         lines.extend(below(of_files, texts, style));
     }
-    lines.extend(kernel.status.next_step.iter().flat_map(|step| wrapped(step, "next: ")));
+    lines.extend(kernel.status.next_step.iter().flat_map(|step| said(step, "next: ", style)));
     lines
 }
 

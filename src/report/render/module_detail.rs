@@ -2,7 +2,8 @@
 //! command. What is the same on several kernels is said once.
 
 use super::style::{ScreenStyle, StyledLine, plain};
-use super::{broken_to, shown};
+use super::text::wrapped;
+use super::{grouped, shown};
 use crate::dkms::first_error::FirstError;
 use crate::dkms::plan::State;
 use crate::report::ModuleStatus;
@@ -46,17 +47,12 @@ pub(super) fn details(
     is_seen: &dyn Fn(&ModuleStatus) -> bool,
     style: &ScreenStyle,
 ) -> Vec<ModuleDetail> {
-    let worth = |m: &&&ModuleStatus| m.record.state != State::Ok && m.record.reason.is_some();
+    let worth = |m: &&ModuleStatus| m.record.state != State::Ok && m.record.reason.is_some();
     let is_several = module.iter().filter(|m| m.missed).count() > 1;
-    let mut groups: Vec<Vec<&ModuleStatus>> = Vec::new();
-    for on_kernel in module.iter().filter(worth) {
-        let is_same =
-            |known: &ModuleStatus| known.missed == on_kernel.missed && known.next_step == on_kernel.next_step;
-        match groups.iter_mut().find(|group| group.first().is_some_and(|known| is_same(known))) {
-            Some(group) => group.push(on_kernel),
-            None => groups.push(vec![on_kernel]),
-        }
-    }
+    let is_same = |one: &&ModuleStatus, other: &&ModuleStatus| {
+        one.missed == other.missed && one.next_step == other.next_step
+    };
+    let groups = grouped(module.iter().copied().filter(worth), is_same);
     let is_named = |group: &[&ModuleStatus]| is_several || group.iter().any(|m| !m.missed || !is_seen(m));
     groups.iter().map(|group| ModuleDetail::of(group, is_named(group), style)).collect()
 }
@@ -65,25 +61,16 @@ impl ModuleDetail {
     pub(super) const LEVELS: usize = 5;
 
     fn of(group: &[&ModuleStatus], is_named: bool, style: &ScreenStyle) -> ModuleDetail {
-        let wrapped = |text: &str, first: &str| -> Vec<StyledLine> {
-            let first = format!("{BELOW}{first}");
-            broken_to(style.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)]).collect()
+        let short = |m: &ModuleStatus| {
+            let error = m.record.error.as_ref().filter(|_| m.missed);
+            error.map_or_else(|| m.record.reason.clone().unwrap_or_default(), FirstError::short)
         };
-        let mut causes: Vec<SameCause<'_>> = Vec::new();
-        for on_kernel in group {
-            let reason = on_kernel.record.reason.as_deref().unwrap_or_default();
-            let error = on_kernel.record.error.as_ref().filter(|_| on_kernel.missed);
-            let short = error.map_or_else(|| reason.to_owned(), FirstError::short);
-            let is_same = |known: &&mut SameCause<'_>| {
-                known.short == short && known.on.first().is_some_and(|m| m.id == on_kernel.id)
-            };
-            match causes.iter_mut().find(is_same) {
-                Some(known) => known.on.push(on_kernel),
-                None => causes.push(SameCause { short, on: vec![on_kernel] }),
-            }
-        }
+        let is_same =
+            |one: &&ModuleStatus, other: &&ModuleStatus| one.id == other.id && short(one) == short(other);
+        let same = grouped(group.iter().copied(), is_same).into_iter();
+        let causes: Vec<SameCause<'_>> = same.map(|on| SameCause { short: short(on[0]), on }).collect();
         let missed = group.iter().any(|m| m.missed);
-        let whole = |cause: &SameCause<'_>| wrapped(&cause.short, &cause.id(is_named, false));
+        let whole = |cause: &SameCause<'_>| said(&cause.short, &cause.id(is_named, false), style);
         let cause: Vec<StyledLine> = causes.iter().flat_map(whole).collect();
         if !missed {
             // Why it is not there is worth a line where there is room.
@@ -96,7 +83,7 @@ impl ModuleDetail {
         };
         let lines: Vec<StyledLine> = causes.iter().map(one_line).collect();
         let steps = group.first().and_then(|m| m.next_step.as_deref());
-        let next: Vec<StyledLine> = steps.map(|step| wrapped(step, "next: ")).unwrap_or_default();
+        let next: Vec<StyledLine> = steps.map(|step| said(step, "next: ", style)).unwrap_or_default();
         let logs: Vec<&str> = group.iter().filter_map(|m| m.record.log.as_deref()).collect();
         let log = first_log(&logs, style);
         let all = [everything(&causes, is_named, style), next.clone()].concat();
@@ -109,22 +96,27 @@ impl ModuleDetail {
     }
 }
 
+/// A text in lines below a module or a kernel.
+pub(super) fn said(text: &str, first: &str, style: &ScreenStyle) -> Vec<StyledLine> {
+    wrapped(None, text, [&format!("{BELOW}{first}"), "      "], style)
+}
+
+/// The lines around an error. They are not broken: a caret must stay below what it points to.
+pub(super) fn around(error: &FirstError, style: &ScreenStyle) -> impl Iterator<Item = StyledLine> {
+    let lines = error.context.iter();
+    lines.map(|line| vec![plain(cut(&format!("{BELOW}  {}", shown(line)), style.width))])
+}
+
 /// The reason, the error with its context, and the logs.
 fn everything(causes: &[SameCause<'_>], is_named: bool, style: &ScreenStyle) -> Vec<StyledLine> {
-    let wrapped = |text: &str, first: &str| {
-        let first = format!("{BELOW}{first}");
-        broken_to(style.width, text, &first, "      ").into_iter().map(|text| vec![plain(text)])
-    };
     let mut all: Vec<StyledLine> = Vec::new();
     for cause in causes {
         let Some(first) = cause.on.first() else { continue };
-        all.extend(wrapped(first.record.reason.as_deref().unwrap_or_default(), &cause.id(is_named, true)));
+        let reason = first.record.reason.as_deref().unwrap_or_default();
+        all.extend(said(reason, &cause.id(is_named, true), style));
         if let Some(error) = &first.record.error {
-            all.extend(wrapped(&error.to_string(), ""));
-            // Not broken again: a caret must stay below what it points to.
-            let context =
-                error.context.iter().map(|line| cut(&format!("{BELOW}  {}", shown(line)), style.width));
-            all.extend(context.map(|line| vec![plain(line)]));
+            all.extend(said(&error.to_string(), "", style));
+            all.extend(around(error, style));
         }
         let logs = cause.on.iter().filter_map(|m| m.record.log.as_deref());
         all.extend(logs.flat_map(|log| log_lines(log, style)));
@@ -152,7 +144,7 @@ pub(super) fn log_lines(log: &str, style: &ScreenStyle) -> Vec<StyledLine> {
 }
 
 /// A line that ends at the width of the screen.
-pub(super) fn cut(line: &str, width: usize) -> String {
+fn cut(line: &str, width: usize) -> String {
     if line.chars().count() <= width {
         return line.to_owned();
     }

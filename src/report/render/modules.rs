@@ -3,8 +3,8 @@
 
 use super::kernels::foremost;
 use super::module_detail::{BELOW, ModuleDetail, details};
-use super::shown;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, columns, plain, toned};
+use super::{grouped, shown};
 use crate::dkms::plan::State;
 use crate::report::{KernelStatus, ModuleStatus, StatusDocument};
 use crate::requirement::Importance;
@@ -66,14 +66,13 @@ pub(super) fn tone_on(module: &ModuleStatus) -> Tone {
 
 impl<'a> Modules<'a> {
     pub(super) fn of(document: &'a StatusDocument, style: &'a ScreenStyle) -> Modules<'a> {
-        let mut rows: Vec<ModuleRow<'a>> = Vec::new();
-        for module in &document.modules {
-            let name = shown(&module.record.module.to_string());
-            match rows.iter_mut().find(|row| row.name == name) {
-                Some(row) => row.on.push(module),
-                None => rows.push(ModuleRow { name, class: module.class, on: vec![module] }),
-            }
-        }
+        let is_same = |one: &&ModuleStatus, other: &&ModuleStatus| one.record.module == other.record.module;
+        let row = |on: Vec<&'a ModuleStatus>| ModuleRow {
+            name: shown(&on[0].record.module.to_string()),
+            class: on[0].class,
+            on,
+        };
+        let mut rows: Vec<ModuleRow<'a>> = grouped(&document.modules, is_same).into_iter().map(row).collect();
         rows.sort_by(|a, b| b.rank().cmp(&a.rank()).then_with(|| a.name.cmp(&b.name)));
         let mut table = Modules { style, kernels: Vec::new(), others: 0, is_narrow: false, rows };
         let all = document.kernels.len();

@@ -119,7 +119,7 @@ pub(super) fn answer(
     let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
     let mut lines = vec![vec![bold(first, tone), plain(rest)]];
     lines.extend(texts.map(line));
-    lines.extend(broken_to(style.width, why, "  ", "  ").into_iter().map(line));
+    lines.extend(wrapped(None, why, ["  ", "  "], style));
     lines
 }
 
@@ -166,6 +166,21 @@ pub(super) fn marked(tone: Option<Tone>, texts: Vec<String>, style: &ScreenStyle
     first.into_iter().chain(lines.map(|text| vec![plain(text.clone())])).collect()
 }
 
+/// A text in lines, marked like that. The first line begins with `first`, the others with `other`.
+pub(super) fn wrapped(
+    tone: Option<Tone>,
+    text: &str,
+    [first, other]: [&str; 2],
+    style: &ScreenStyle,
+) -> Vec<StyledLine> {
+    marked(tone, broken_to(style.width, text, first, other), style)
+}
+
+/// The same, with the other lines below the end of `first`.
+pub(super) fn hanging(tone: Option<Tone>, first: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
+    wrapped(tone, text, [first, &" ".repeat(first.chars().count())], style)
+}
+
 /// A title and its items; of many the first ones, and how many there are more.
 pub(super) fn section(
     title: &str,
@@ -178,9 +193,7 @@ pub(super) fn section(
     }
     let mut lines = vec![StyledLine::new(), vec![bold(title, Tone::Plain)]];
     let shown = if items.len() > most { &items[..most.saturating_sub(1)] } else { items };
-    let item = |(tone, item): &(Option<Tone>, String)| {
-        marked(*tone, broken_to(style.width, item, "  ", "    "), style)
-    };
+    let item = |(tone, item): &(Option<Tone>, String)| wrapped(*tone, item, ["  ", "    "], style);
     lines.extend(shown.iter().flat_map(item));
     if shown.len() < items.len() {
         let more = items.len() - shown.len();
@@ -226,8 +239,7 @@ fn footer(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
 
 /// A name and what is known of it.
 pub(super) fn row(tone: Option<Tone>, name: &str, text: &str, style: &ScreenStyle) -> Vec<StyledLine> {
-    let first = format!("  {name:<12}");
-    marked(tone, broken_to(style.width, text, &first, &" ".repeat(first.len())), style)
+    hanging(tone, &format!("  {name:<12}"), text, style)
 }
 
 /// Whether modules without a trusted signature load, where that matters.
