@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
+use serde::Serialize;
+use strum::EnumDiscriminants;
 
 use super::readiness::{Candidate, Missing, Ready, lacks};
 use crate::boot::{SetBy, one_shot};
@@ -20,7 +22,9 @@ use crate::system::System;
 pub const FAILED_ON_TRIAL: &str = "failed-on-trial";
 
 /// How far the recorded trial has got.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(TrialWord), derive(Serialize), serde(rename_all = "kebab-case"))]
+#[strum_discriminants(doc = "How far a trial has got, as a word.")]
 pub enum TrialStage {
     /// The kernel boots next, once.
     Armed,

@@ -14,7 +14,7 @@ use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason,
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
 use crate::decide::next_boot::NextBoot;
-use crate::decide::trial::{FAILED_ON_TRIAL, TrialNow, TrialStage};
+use crate::decide::trial::{FAILED_ON_TRIAL, TrialNow, TrialStage, TrialWord};
 use crate::decide::unread::blocked;
 use crate::requirement::{Importance, MissingModule, Requirement};
 use crate::state::{BootRecord, RunRecord, WISHES, WaitingPart};
@@ -87,35 +87,16 @@ pub struct TrialReport {
     pub failed: Vec<String>,
 }
 
-/// How far a trial has got, as a word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
-#[serde(rename_all = "kebab-case")]
-#[strum(serialize_all = "kebab-case")]
-pub enum TrialWord {
-    /// The kernel boots next.
-    Armed,
-    /// It runs, and has not shown yet that it works.
-    Running,
-    /// Something critical did not work.
-    Failed,
-    /// Its boot ended before that.
-    Unfinished,
-}
-
 impl TrialReport {
     fn of(trial: &TrialNow) -> TrialReport {
-        let (stage, failed) = match &trial.stage {
-            TrialStage::Armed => (TrialWord::Armed, Vec::new()),
-            TrialStage::Running => (TrialWord::Running, Vec::new()),
-            TrialStage::Failed(modules) => {
-                (TrialWord::Failed, modules.iter().map(|failed| failed.module.clone()).collect())
-            }
-            TrialStage::Unfinished => (TrialWord::Unfinished, Vec::new()),
+        let failed = match &trial.stage {
+            TrialStage::Failed(modules) => modules.iter().map(|failed| failed.module.clone()).collect(),
+            TrialStage::Armed | TrialStage::Running | TrialStage::Unfinished => Vec::new(),
         };
         TrialReport {
             kernel: trial.kernel.clone(),
             fallback: trial.fallback.clone(),
-            stage,
+            stage: (&trial.stage).into(),
             once: trial.once,
             since: trial.since,
             failed,

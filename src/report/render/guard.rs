@@ -1,9 +1,9 @@
 //! The screen of `clr-dkms guard`.
 
-use super::broken_to;
 use super::style::{ScreenStyle, StyledLine, Tone, bold, painted};
-use super::text::{NOTHING, answer, marked};
-use crate::report::guard::{GuardReport, GuardWord, TrialReport, TrialWord};
+use super::text::{NOTHING, answer, hanging, wrapped};
+use crate::decide::trial::TrialWord;
+use crate::report::guard::{GuardReport, GuardWord, TrialReport};
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
 
@@ -36,14 +36,12 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
             let is_missed = !need.works && need.class > Importance::Optional;
             let now = if is_missed { "; does not work now" } else { "" };
             let first = format!("  {:<width$}  {:<8}  ", name(&need.module), need.class.to_string());
-            let other = " ".repeat(first.chars().count());
             let tone = match (is_missed, need.works) {
                 (true, _) => Tone::Bad,
                 (false, true) => Tone::Good,
                 (false, false) => Tone::Plain,
             };
-            let texts = broken_to(style.width, &format!("{}{now}", need.reason), &first, &other);
-            lines.extend(marked(Some(tone), texts, style));
+            lines.extend(hanging(Some(tone), &first, &format!("{}{now}", need.reason), style));
         }
     }
     if !report.lacking.is_empty() {
@@ -53,7 +51,7 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
             let reason = report.errors.get(&lack.module).unwrap_or(&lack.reason);
             let why = format!("{} ({}: {}): {reason}", lack.module, lack.class, lack.needed);
             let tone = if lack.class == Importance::Critical { Tone::Bad } else { Tone::Attention };
-            lines.extend(marked(Some(tone), broken_to(style.width, &why, "  ", "    "), style));
+            lines.extend(wrapped(Some(tone), &why, ["  ", "    "], style));
         }
     }
     painted(&lines, style)
@@ -63,9 +61,7 @@ pub fn text(report: &GuardReport, style: &ScreenStyle) -> String {
 fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
     let mut lines = Vec::new();
     let mut row = |tone: Option<Tone>, name: &str, text: &str| {
-        let first = format!("  {name:<15} ");
-        let texts = broken_to(style.width, text, &first, &" ".repeat(first.len()));
-        lines.extend(marked(tone, texts, style));
+        lines.extend(hanging(tone, &format!("  {name:<15} "), text, style));
     };
     let is_seen = report.boots_next_unknown.is_none() && report.other_system.is_none();
     let boots_next = match (report.boots_next.as_ref(), report.default.as_ref()) {
