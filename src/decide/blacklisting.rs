@@ -1,7 +1,6 @@
 //! Whether drivers of the kernel may be kept from being loaded, in favour of a module that replaces them.
 
 use std::collections::BTreeSet;
-use std::fmt;
 
 use crate::boot_decision::NextBootSource;
 use crate::dkms::ModuleName;
@@ -10,17 +9,22 @@ use crate::state::RunRecord;
 use crate::usage::Usage;
 
 /// Why a blacklist is not written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BlacklistBlocker {
     /// The machine depends on the driver. An admin may override this.
+    #[error("{driver} now {used_for}; --force blacklists it")]
     InUse { driver: String, used_for: Use },
     /// What the machine depends on is not completely known. An admin may override this.
+    #[error("what this machine depends on is not completely known ({0}); --force blacklists it")]
     UnknownUse(String),
     /// The replacement is not proven on a kernel that runs or boots next.
+    #[error("the module is not proven on {0}: repeat this command when it is")]
     NotProven(String),
     /// The kernel that boots next is unknown.
+    #[error("the kernel that boots next is unknown")]
     UnknownNextBoot,
     /// The result of the last run is unknown.
+    #[error("the result of the last run is unknown")]
     NoRecord,
 }
 
@@ -28,27 +32,6 @@ impl BlacklistBlocker {
     /// An admin may decide otherwise (`--force`).
     pub fn may_be_forced(&self) -> bool {
         matches!(self, BlacklistBlocker::InUse { .. } | BlacklistBlocker::UnknownUse(_))
-    }
-}
-
-impl fmt::Display for BlacklistBlocker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            BlacklistBlocker::InUse { driver, used_for } => {
-                write!(f, "{driver} now {used_for}; --force blacklists it")
-            }
-            BlacklistBlocker::UnknownUse(why) => {
-                write!(
-                    f,
-                    "what this machine depends on is not completely known ({why}); --force blacklists it"
-                )
-            }
-            BlacklistBlocker::NotProven(release) => {
-                write!(f, "the module is not proven on {release}: repeat this command when it is")
-            }
-            BlacklistBlocker::UnknownNextBoot => f.write_str("the kernel that boots next is unknown"),
-            BlacklistBlocker::NoRecord => f.write_str("the result of the last run is unknown"),
-        }
     }
 }
 

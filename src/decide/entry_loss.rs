@@ -1,7 +1,5 @@
 //! What a kernel would lose if its boot entry were rewritten with the configured command line and initrds.
 
-use std::fmt;
-
 use super::loading::{self, LoadForecast, Obstruction, load_forecast};
 use super::module_state::{module_status, would_be_taken};
 use super::satisfaction::CommandLine;
@@ -12,9 +10,13 @@ use crate::requirement::{Importance, Requirement};
 use crate::system::{KernelCmdline, System};
 
 /// Something that is needed, that the present boot entry has, and that a new one would not have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryLoss {
     /// With the new command line the kernel refuses modules that it accepts with the present one.
+    #[error(
+        "with a new boot entry {kernel} would refuse {}, which it accepts with the present one: {why}",
+        needed(modules)
+    )]
     Refused {
         kernel: String,
         /// Each module, and what it is needed for.
@@ -23,6 +25,7 @@ pub enum EntryLoss {
         why: String,
     },
     /// With the new command line a module is not loaded that is loaded with the present one.
+    #[error("a new boot entry of {kernel} would lose {module}: {why}")]
     Blocked {
         kernel: String,
         module: String,
@@ -32,6 +35,7 @@ pub enum EntryLoss {
         by: Obstruction,
     },
     /// The initrd of the kernel no longer has a source.
+    #[error("the boot entry of {kernel} loads {initrd}, which has no source any more")]
     Initrd {
         kernel: String,
         /// The name of the initrd.
@@ -39,26 +43,8 @@ pub enum EntryLoss {
     },
 }
 
-impl fmt::Display for EntryLoss {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            EntryLoss::Refused { kernel, modules, why } => {
-                let modules: Vec<String> =
-                    modules.iter().map(|(module, needed)| format!("{module} ({needed})")).collect();
-                write!(
-                    f,
-                    "with a new boot entry {kernel} would refuse {}, which it accepts with the present one: {why}",
-                    modules.join(", ")
-                )
-            }
-            EntryLoss::Blocked { kernel, module, why, .. } => {
-                write!(f, "a new boot entry of {kernel} would lose {module}: {why}")
-            }
-            EntryLoss::Initrd { kernel, initrd } => {
-                write!(f, "the boot entry of {kernel} loads {initrd}, which has no source any more")
-            }
-        }
-    }
+fn needed(modules: &[(String, String)]) -> String {
+    modules.iter().map(|(module, needed)| format!("{module} ({needed})")).collect::<Vec<_>>().join(", ")
 }
 
 impl EntryLoss {

@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 
+use strum::EnumDiscriminants;
+
 use super::satisfaction::CommandLine;
 use crate::dkms::ModuleOnKernel;
 use crate::kernel::module_file::kernel_name;
@@ -11,15 +13,17 @@ use crate::requirement::{Importance, Requirement};
 use crate::state::RunRecord;
 use crate::system::System;
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The variants are in ascending order: the worst forecast for a file is the one for its module.
+#[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(LoadRank), derive(PartialOrd, Ord))]
 pub enum LoadForecast {
     Loads,
     /// Something prevents one way of loading it. As far as is known nothing is lost by this.
     Remark(Obstruction),
-    /// It is not loaded.
-    Blocked(Obstruction),
     /// It is unknown. The text is a sentence for people.
     Unknown(String),
+    /// It is not loaded.
+    Blocked(Obstruction),
 }
 
 /// What prevents a module file from being loaded.
@@ -54,7 +58,7 @@ pub fn load_forecast(
         let rule = load_rule(&system.load_policy.config, &words, file, needs);
         let uses = Uses { loaded: is_loaded(file), required: required && !any_loaded, any_loaded };
         let found = of_file(system, &pair.release, file, rule, &uses);
-        if rank(&found) > rank(&forecast) {
+        if LoadRank::from(&found) > LoadRank::from(&forecast) {
             forecast = found;
         }
     }
@@ -73,15 +77,6 @@ struct Uses {
     required: bool,
     /// The running kernel has loaded at least one file of the module.
     any_loaded: bool,
-}
-
-fn rank(forecast: &LoadForecast) -> u8 {
-    match forecast {
-        LoadForecast::Loads => 0,
-        LoadForecast::Remark(_) => 1,
-        LoadForecast::Unknown(_) => 2,
-        LoadForecast::Blocked(_) => 3,
-    }
 }
 
 /// The forecast for one kernel module by its name, whether or not DKMS manages it.

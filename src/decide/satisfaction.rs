@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use strum::EnumDiscriminants;
+
 use super::initrds::{InitrdForecast, replacement_forecast};
 use super::loading::{self, LoadForecast};
 use super::module_state::{SignatureForecast, forecast_own, forecast_signatures, status_of, unchecked};
@@ -42,7 +44,8 @@ pub enum CommandLine {
     Configured,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
+#[strum_discriminants(name(FilesRank), derive(PartialOrd, Ord))]
 enum FilesVerdict {
     /// The kernel loads them.
     Loads,
@@ -54,17 +57,6 @@ enum FilesVerdict {
     Not(State, String),
 }
 
-impl FilesVerdict {
-    fn rank(&self) -> u8 {
-        match self {
-            FilesVerdict::Loads => 0,
-            FilesVerdict::Stranger(_) => 1,
-            FilesVerdict::Unknown(_) => 2,
-            FilesVerdict::Not(..) => 3,
-        }
-    }
-}
-
 /// The verdict on all files of a module, or on the modules that replace it: the worst verdict counts. None if
 /// no file was observed.
 fn all_files(system: &System, need: &Requirement, release: &str, line: CommandLine) -> Option<FilesVerdict> {
@@ -74,7 +66,7 @@ fn all_files(system: &System, need: &Requirement, release: &str, line: CommandLi
     let modules = need.modules();
     let is_seen = modules.iter().any(|module| system.files.on(release, module).is_some());
     let all = modules.iter().map(|module| one_file(system, need, release, module, line));
-    all.max_by_key(FilesVerdict::rank).filter(|_| is_seen)
+    all.max_by_key(|verdict| FilesRank::from(verdict)).filter(|_| is_seen)
 }
 
 /// Whether a requirement is satisfied on a kernel. None if nothing is known about the module there. `status`
@@ -187,7 +179,8 @@ fn replacement<'s>(
                     (verdict, module, found)
                 };
                 let candidates = modules.iter().map(one);
-                let (verdict, module, found) = candidates.min_by_key(|(verdict, ..)| verdict.rank())?;
+                let (verdict, module, found) =
+                    candidates.min_by_key(|(verdict, ..)| FilesRank::from(verdict))?;
                 all.by.push((alias, module, found));
                 let but = |why| format!("{lacks}; {module} serves {alias} there: {why}");
                 match verdict {
@@ -204,7 +197,7 @@ fn replacement<'s>(
                 }
             }
         };
-        if verdict.rank() > all.verdict.rank() {
+        if FilesRank::from(&verdict) > FilesRank::from(&all.verdict) {
             all.verdict = verdict;
         }
     }

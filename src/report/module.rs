@@ -42,14 +42,16 @@ pub struct ModuleDocument {
 }
 
 /// One word for all kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
 #[serde(rename_all = "kebab-case")]
+#[strum(serialize_all = "kebab-case")]
 pub enum ModuleStanding {
     /// It is not missed on any kernel.
     Ready,
     /// A run is building it.
     Building,
     /// It is missed on a kernel.
+    #[strum(to_string = "not ready")]
     Missed,
     /// The kernel that boots next lacks it, and it is critical.
     Unsafe,
@@ -93,18 +95,6 @@ impl ModuleStanding {
             ModuleStanding::Unsafe => exit::UNSAFE,
             ModuleStanding::Unknown => exit::UNKNOWN,
         }
-    }
-}
-
-impl std::fmt::Display for ModuleStanding {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            ModuleStanding::Ready => "ready",
-            ModuleStanding::Building => "building",
-            ModuleStanding::Missed => "not ready",
-            ModuleStanding::Unsafe => "unsafe",
-            ModuleStanding::Unknown => "unknown",
-        })
     }
 }
 

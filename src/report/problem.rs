@@ -170,21 +170,14 @@ pub enum Problem {
 }
 
 /// How an admin has allowed a kernel to boot that lacks something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, strum::Display)]
 pub enum AdminOverride {
     /// By `clr-dkms allow`.
+    #[strum(to_string = "allowed by an admin")]
     Released,
     /// By `clr-dkms hold`.
+    #[strum(to_string = "held by an admin")]
     Held,
-}
-
-impl fmt::Display for AdminOverride {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            AdminOverride::Released => "allowed by an admin",
-            AdminOverride::Held => "held by an admin",
-        })
-    }
 }
 
 impl Problem {
