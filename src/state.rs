@@ -129,7 +129,7 @@ pub struct HeldBack {
 }
 
 /// The record of a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// See [`SCHEMA`].
     pub schema: u32,
@@ -180,26 +180,7 @@ pub struct RunRecord {
 impl RunRecord {
     /// The record of a run that has determined nothing.
     pub fn empty(started: Timestamp) -> RunRecord {
-        RunRecord {
-            schema: SCHEMA,
-            started,
-            finished: started,
-            running: None,
-            next_boot: None,
-            next_boot_source: None,
-            new_kernels: Vec::new(),
-            modules: ModuleRecords::default(),
-            cmdline: CmdlineRecord::default(),
-            boot: BootRecord::default(),
-            faults: Vec::new(),
-            problems: Vec::new(),
-            needs: Vec::new(),
-            verdict: None,
-            checked: BTreeMap::new(),
-            built_from: BTreeMap::new(),
-            guard: None,
-            sandbox: None,
-        }
+        RunRecord { schema: SCHEMA, started, finished: started, ..RunRecord::default() }
     }
 
     /// Whether two records are equal except for their times.

@@ -203,27 +203,21 @@ impl<'a> Bench<'a> {
     fn look(&self, asked: Asked) -> Target {
         let root = &self.context.root;
         match asked {
-            Asked::Nothing(name, reason) => {
-                Target { name, folder: None, unreadable: Some(reason), findings: Vec::new() }
-            }
+            Asked::Nothing(name, reason) => Target { name, unreadable: Some(reason), ..Target::default() },
             Asked::Module(module, Source::Directory { path, .. }) => {
                 // The source directory, not the symlink to it in the DKMS tree.
-                let path = root.real_path(&path).ok().and_then(|host| root.inside(&host)).unwrap_or(path);
+                let path = real_inside(root, &path).unwrap_or(path);
                 let display = root.shown_path(&path);
                 self.read(module.to_string(), &path, &display, Some(module))
             }
             Asked::Module(module, Source::Broken { reason }) => Target {
                 name: module.to_string(),
-                folder: None,
-                unreadable: None,
                 findings: vec![without_source(&module, &reason)],
+                ..Target::default()
             },
-            Asked::Module(module, Source::Unknown { reason }) => Target {
-                name: module.to_string(),
-                folder: None,
-                unreadable: Some(reason),
-                findings: Vec::new(),
-            },
+            Asked::Module(module, Source::Unknown { reason }) => {
+                Target { name: module.to_string(), unreadable: Some(reason), ..Target::default() }
+            }
             Asked::Directory(inside, given) => {
                 // An archive of `dkms mktarball` has the source in a subdirectory.
                 let below = |directory: &Path| directory.join("dkms_source_tree");
@@ -246,8 +240,7 @@ impl<'a> Bench<'a> {
         let builds_here = module.is_some() || below_sources;
         let source = SourceFiles::observe(root, directory, &self.trust(builds_here));
         let show = |path: &Path| show(display, directory, path, root);
-        let mut target =
-            Target { name, folder: Some(show(directory)), unreadable: None, findings: Vec::new() };
+        let mut target = Target { name, folder: Some(show(directory)), ..Target::default() };
         let expected = match (module.clone(), directory.file_name().and_then(|n| n.to_str())) {
             (Some(module), _) => Expected::Module(module),
             (None, Some(name)) if builds_here => Expected::Directory(name.to_owned()),

@@ -18,7 +18,7 @@ pub struct LintDocument {
 }
 
 /// One module or directory.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Target {
     /// `name/version` of a registered module, or the directory as it was given.
     pub name: String,

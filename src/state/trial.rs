@@ -10,7 +10,7 @@ pub use crate::boot::one_shot::TRIAL;
 use crate::requirement::Requirement;
 
 /// A new kernel that has to show in its first boot that it works. The file is removed when it has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
     pub schema: u32,
     /// The kernel release.
@@ -62,14 +62,8 @@ impl Trial {
             schema: SCHEMA,
             kernel: kernel.to_owned(),
             fallback: fallback.to_owned(),
-            entry: None,
             since,
-            boot: None,
-            expects: Vec::new(),
-            built: BTreeMap::new(),
-            failed: None,
-            returned: None,
-            earlier: Vec::new(),
+            ..Trial::default()
         }
     }
 
