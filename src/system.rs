@@ -168,7 +168,9 @@ impl System {
         }
         let found = on_kernels(context, cache, &tree, &inventory, &boot, &kernels, known.modules_on_kernels);
         let ObservedKernels { modules_on_kernels, lines, fallbacks, fallback_lines, seen } = found;
-        let in_use = known.in_use.unwrap_or_else(|| in_use(context, &inventory));
+        let in_use = known
+            .in_use
+            .unwrap_or_else(|| Usage::observe(&context.root, &inventory.running, context.clock.now()));
         let all_pairs = modules_on_kernels.iter().chain(&fallbacks).collect();
         let is_known = |files: &ModuleFiles| seen.iter().all(|(release, _)| files.kernels.contains(release));
         let files = known.files.filter(is_known);
@@ -355,13 +357,6 @@ fn names_beneath(pair: &ModuleOnKernel) -> impl Iterator<Item = String> {
     pair.beneath.iter().flat_map(of_one)
 }
 
-fn in_use(context: &Context, inventory: &Inventory) -> Usage {
-    match &inventory.running {
-        Running::Known { release } => Usage::observe(&context.root, release, context.clock.now()),
-        _ => Usage::default(),
-    }
-}
-
 /// The requirements in the last record. The rest of the record is long and not needed here.
 #[derive(Debug, Deserialize)]
 struct LastNeeds {
@@ -378,10 +373,7 @@ fn files_of(
     modules_on_kernels: Vec<&ModuleOnKernel>,
     mut kernels: Vec<(String, Headers)>,
 ) -> ModuleFiles {
-    let running = match &inventory.running {
-        Running::Known { release } => Some(release.as_str()),
-        _ => None,
-    };
+    let running = inventory.running.release();
     if let Some(release) = running.filter(|running| !kernels.iter().any(|(of, _)| of == running)) {
         kernels.push((release.to_owned(), headers(&context.root, release)));
     }
@@ -419,8 +411,8 @@ fn running_kernel(
     inventory: &Inventory,
     lines: &[KernelCmdline],
 ) -> Option<KernelFacts> {
-    let Running::Known { release } = &inventory.running else { return None };
-    let known = lines.iter().find(|l| l.release == *release).map(|l| l.kernel.clone());
+    let release = inventory.running.release()?;
+    let known = lines.iter().find(|l| l.release == release).map(|l| l.kernel.clone());
     Some(known.unwrap_or_else(|| KernelFacts::observe(root, cache, release, None)))
 }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+use crate::kernel::Running;
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::kernel_name;
 use crate::limits::{CONFIGURATION, SYSTEM_LIST};
@@ -56,8 +57,9 @@ pub struct Usage {
 const MODULES: &str = "/proc/modules";
 
 impl Usage {
-    /// Observes the machine while the kernel `release` runs.
-    pub fn observe(root: &Root, release: &str, now: Timestamp) -> Usage {
+    /// Observes the machine. Nothing is in use if no kernel is known to run.
+    pub fn observe(root: &Root, running: &Running, now: Timestamp) -> Usage {
+        let Some(release) = running.release() else { return Usage::default() };
         let aliases = bytes(root, &format!("{}/modules.alias", module_directory(release)));
         let aliases = filesystem_aliases(&aliases);
         let mut look = UsageScan::new(root);
@@ -67,11 +69,9 @@ impl Usage {
         look.default_route();
         look.displays();
         let mut depended_on = look.found;
-        // As in `bytes`.
-        let list = root.read_within(MODULES, CONFIGURATION).unwrap_or_default();
-        let list = String::from_utf8_lossy(&list);
         let (mut loaded, mut own, mut trusted) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        for LoadedLine { name, taints, .. } in list.lines().filter_map(LoadedLine::of) {
+        // As in `bytes`.
+        for LoadedLine { name, taints, .. } in self::loaded(root).unwrap_or_default() {
             match (taints.contains('O'), taints.contains('E')) {
                 (false, _) => drop(own.insert(name.clone())),
                 (true, false) => drop(trusted.insert(name.clone())),

@@ -17,7 +17,7 @@ use crate::dkms::tree::TREE;
 use crate::dkms::{Source, Tree, conf};
 use crate::exit;
 use crate::kernel::inventory::{MODULES, module_directory};
-use crate::kernel::{Headers, Inventory, Running};
+use crate::kernel::{Headers, Inventory};
 use crate::limits::TEXT;
 use crate::report::packages::Packages;
 use crate::report::problem::Problem;
@@ -130,10 +130,7 @@ fn look(context: &Context, dry_run: bool) {
     let snapshot = Snapshot {
         schema: SCHEMA,
         taken: context.clock.now(),
-        running: match &inventory.running {
-            Running::Known { release } => Some(release.clone()),
-            _ => None,
-        },
+        running: inventory.running.release().map(str::to_owned),
         kernels: inventory
             .kernels
             .iter()

@@ -33,10 +33,8 @@ pub fn initrd_forecast(system: &System, pair: &ModuleOnKernel, record: Option<&R
     let files: Vec<String> = conf.built.iter().map(|built| kernel_name(&built.name)).collect();
     let used = |file: &String| system.in_use.depended_on.contains_key(file);
     let critical = files.iter().any(used) || is_required(&pair.module.name, record);
-    let running = match &system.inventory.running {
-        Running::Known { release } => system.initrds.get(release).map(|held| (release.as_str(), held)),
-        _ => None,
-    };
+    let running = system.inventory.running.release();
+    let running = running.and_then(|release| Some((release, system.initrds.get(release)?)));
     for file in &files {
         let found = of_file(system, pair, file, there, running);
         match found {

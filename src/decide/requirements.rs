@@ -10,7 +10,6 @@ use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
 use crate::dkms::{ModuleName, Proof};
-use crate::kernel::Running;
 use crate::kernel::module_file::kernel_name;
 use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, ModuleOrigin, Requirement, Use};
@@ -24,10 +23,7 @@ pub(super) fn requirements(
     record: Option<&RunRecord>,
     states: &[ModuleRecord],
 ) -> Vec<Requirement> {
-    let running = match &system.inventory.running {
-        Running::Known { release } => Some(release.as_str()),
-        _ => None,
-    };
+    let running = system.inventory.running.release();
     let before: Vec<Requirement> = record
         .iter()
         .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)))

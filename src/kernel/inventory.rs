@@ -34,6 +34,16 @@ pub enum Running {
     Unknown { reason: String },
 }
 
+impl Running {
+    /// The release of the kernel that is known to run.
+    pub fn release(&self) -> Option<&str> {
+        match self {
+            Running::Known { release } => Some(release),
+            Running::None | Running::Unknown { .. } => None,
+        }
+    }
+}
+
 /// Whether a file that belongs to a kernel exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -42,7 +42,7 @@ use crate::decide::assessment::{BootAssessment, assess};
 use crate::decide::sig_unenforce::sig_unenforce_wanted;
 use crate::decide::unread;
 use crate::dkms::plan::State;
-use crate::kernel::{Headers, Running, Variant};
+use crate::kernel::{Headers, Variant};
 use crate::requirement::{Importance, Use};
 use crate::state::{ModuleRecord, RunRecord, Stored};
 use crate::sys::TimeStyle;
@@ -354,10 +354,7 @@ pub fn document(
         root: system.root.display().to_string(),
         kernels,
         modules,
-        running: match &system.inventory.running {
-            Running::Known { release } => Some(release.clone()),
-            _ => None,
-        },
+        running: system.inventory.running.release().map(str::to_owned),
         next_boot,
         next_boot_source: assessment.next.source(),
         next_boot_unknown: assessment.next.unknown().map(str::to_owned),

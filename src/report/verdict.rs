@@ -8,7 +8,6 @@ use super::{DocumentSources, Progress, guard};
 use crate::decide::assessment::BootAssessment;
 use crate::dkms::plan::State;
 use crate::exit;
-use crate::kernel::Running;
 use crate::state::{ModuleRecord, Stored};
 
 /// The answer as a word.
@@ -64,10 +63,7 @@ pub(super) fn verdict(
         || modules.iter().any(|m| m.state == State::Unknown && counts(m, system));
     // A module that is known to be missing counts, even if other facts are unreadable.
     let is_unsafe = guard::danger(assessment).is_some() && !(unknown && guard::is_unseen(assessment));
-    let running = match &system.inventory.running {
-        Running::Known { release } => Some(release.as_str()),
-        _ => None,
-    };
+    let running = system.inventory.running.release();
     let next = assessment.next.shown();
     let is_pending = (running.is_some() && next.is_some() && running != next)
         || !assessment.refused_until_reboot.is_empty()

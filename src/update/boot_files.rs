@@ -12,7 +12,7 @@ use crate::decide::assessment::{BootAssessment, guard_acts};
 use crate::decide::entry_loss::{EntryLoss, entry_losses};
 use crate::decide::next_boot::NextBoot;
 use crate::dkms::Tree;
-use crate::kernel::{Images, KernelName, Running};
+use crate::kernel::{Images, KernelName};
 use crate::message;
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, HeldBack, RECORD, RunRecord, Stored};
@@ -33,8 +33,8 @@ pub fn defers(context: &Context) -> bool {
 /// then cannot decide correctly which kernels to keep, and is not run. A running kernel of clr-boot-manager
 /// that is not installed any more prevents only deletions, which is foreseen.
 pub fn running_is_foreign(system: &System) -> Option<String> {
-    let Running::Known { release } = &system.inventory.running else { return None };
-    KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.clone())
+    let release = system.inventory.running.release()?;
+    KernelName::from_release(release, &system.inventory.namespace).is_none().then(|| release.to_owned())
 }
 
 /// A reason to run clr-boot-manager.

@@ -17,7 +17,6 @@ use crate::dkms::plan::State;
 use crate::dkms::source_change::sums_of_build;
 use crate::dkms::{ModuleOnKernel, Stage};
 use crate::exit;
-use crate::kernel::Running;
 use crate::message;
 use crate::report::problem::{Problem, ProblemKind};
 use crate::report::{Progress, StatusDocument, Verdict, document};
@@ -36,10 +35,7 @@ impl Run<'_> {
             schema: SCHEMA,
             started: self.started,
             finished: context.clock.now(),
-            running: match &system.inventory.running {
-                Running::Known { release } => Some(release.clone()),
-                _ => None,
-            },
+            running: system.inventory.running.release().map(str::to_owned),
             next_boot: next.shown().map(str::to_owned),
             next_boot_source: next.source(),
             new_kernels: new_kernels(context, system),

@@ -8,7 +8,7 @@ use crate::adopt::SideFileKind;
 use crate::context::Context;
 use crate::decide::blacklisting::{BlacklistBlocker, blacklist_blockers};
 use crate::dkms::{ModuleName, modfile};
-use crate::kernel::{Inventory, Running};
+use crate::kernel::Inventory;
 use crate::report::add::{AddDocument, StepResult};
 use crate::report::side_files::{AutoloadNeed, SideFileResult};
 use crate::state::added::{AddedFileKind, AddedManifest, ManifestError};
@@ -52,10 +52,8 @@ pub fn write_side_files(
     consent: SideConsent,
     document: &mut AddDocument,
 ) {
-    let in_use = match Inventory::observe(&context.root).running {
-        Running::Known { release } => Usage::observe(&context.root, &release, context.clock.now()),
-        _ => Usage::default(),
-    };
+    let running = Inventory::observe(&context.root).running;
+    let in_use = Usage::observe(&context.root, &running, context.clock.now());
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
     if document.side.autoload.is_none() {
         let modules = record.iter().flat_map(|record| record.modules.iter());

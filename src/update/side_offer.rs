@@ -8,7 +8,7 @@ use crate::adopt::{BuiltModule, SideFile, SideFileKind, side_files};
 use crate::context::Context;
 use crate::kernel::module_file::kernel_name;
 use crate::kernel::module_image::ModuleImage;
-use crate::kernel::{Inventory, Running, firmware, module_file};
+use crate::kernel::{Inventory, firmware, module_file};
 use crate::modprobe::competing::bus;
 use crate::modprobe::config::Directive;
 use crate::modprobe::resolve::claims;
@@ -64,7 +64,11 @@ pub fn complete(context: &Context, module: &str, built: &[BuiltOnKernel], docume
         match firmware::missing(&context.root, release, &names) {
             Ok(names) => missing.extend(names),
             Err(e) => {
-                document.step(STEP, StepResult::Warning, format!("the missing firmware is unknown: {e}"));
+                document.step(
+                    STEP,
+                    StepResult::Warning,
+                    format!("the missing firmware is unknown: {e}"),
+                );
                 return;
             }
         }
@@ -138,10 +142,8 @@ fn competing_drivers(
     built: &[BuiltOnKernel],
     devices: &Option<Vec<(String, String)>>,
 ) -> anyhow::Result<Vec<CompetingDriver>> {
-    let usage = match Inventory::observe(&context.root).running {
-        Running::Known { release } => Usage::observe(&context.root, &release, context.clock.now()),
-        _ => Usage::default(),
-    };
+    let running = Inventory::observe(&context.root).running;
+    let usage = Usage::observe(&context.root, &running, context.clock.now());
     let config = ModprobeConfig::load(&context.root);
     let present: Vec<String> = devices.iter().flatten().map(|(_, alias)| alias.clone()).collect();
     let mut found: BTreeMap<String, CompetingDriver> = BTreeMap::new();
