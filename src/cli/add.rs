@@ -107,7 +107,7 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         Some(source) => match registration::compare(context, source, arguments.replace) {
             Ok(before) => Some(before),
             Err(e) => {
-                document.step("register", StepResult::Failed, e.to_string());
+                document.steps.add("register", StepResult::Failed, e.to_string());
                 prepared = None;
                 None
             }
@@ -136,9 +136,9 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
 
 fn plan(context: &Context, prepared: &Prepared, document: &mut AddDocument) {
     let directory = context.root.shown_path(source_directory(&prepared.module));
-    document.step("register", StepResult::Planned, directory.display().to_string());
+    document.steps.add("register", StepResult::Planned, directory.display().to_string());
     for release in &prepared.releases {
-        document.step("install", StepResult::Planned, format!("on {release}"));
+        document.steps.add("install", StepResult::Planned, format!("on {release}"));
     }
 }
 
@@ -151,7 +151,7 @@ fn confirm_and_install(
 ) -> anyhow::Result<u8> {
     let module = &prepared.module;
     if let Some(why) = unconfirmed(arguments, module, document)? {
-        document.step("register", StepResult::Failed, why);
+        document.steps.add("register", StepResult::Failed, why);
         return Ok(exit::ATTENTION);
     }
     let is_asked = !arguments.yes && !arguments.json;
@@ -162,22 +162,24 @@ fn confirm_and_install(
     let before = match registration::compare(context, prepared, arguments.replace) {
         Ok(now) if now == *before => now,
         Ok(_) => {
-            document.step("register", StepResult::Failed, "something has changed meanwhile: try again");
+            document.steps.add("register", StepResult::Failed, "something has changed meanwhile: try again");
             return Ok(exit::ATTENTION);
         }
         Err(e) => {
-            document.step("register", StepResult::Failed, e.to_string());
+            document.steps.add("register", StepResult::Failed, e.to_string());
             return Ok(exit::ATTENTION);
         }
     };
     if let Err(e) = registration::register(context, prepared, &before) {
-        document.step("register", StepResult::Failed, e.to_string());
+        document.steps.add("register", StepResult::Failed, e.to_string());
         return Ok(exit::ATTENTION);
     }
     let directory = context.root.shown_path(source_directory(module));
     match before.is_registered && !before.replaces_source {
-        true => document.step("register", StepResult::Skipped, format!("{module} is registered already")),
-        false => document.step("register", StepResult::Done, format!("{}", directory.display())),
+        true => {
+            document.steps.add("register", StepResult::Skipped, format!("{module} is registered already"))
+        }
+        false => document.steps.add("register", StepResult::Done, format!("{}", directory.display())),
     }
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = registration::install(context, prepared, &before, show)?;
@@ -186,7 +188,7 @@ fn confirm_and_install(
         (true, true) => Ok(code.max(load_all(context, module, document))),
         (true, false) if context.root.kind() != RootKind::Image => {
             let text = when_loaded(context, module, document);
-            document.step("load", StepResult::Skipped, text);
+            document.steps.add("load", StepResult::Skipped, text);
             Ok(code)
         }
         _ => Ok(code),
@@ -245,11 +247,11 @@ fn load_all(context: &Context, module: &ModuleName, document: &mut AddDocument) 
     let files = match loading::files(context, module) {
         Ok(Ok(files)) => files,
         Ok(Err(why)) => {
-            document.step("load", StepResult::Skipped, why);
+            document.steps.add("load", StepResult::Skipped, why);
             return exit::ATTENTION;
         }
         Err(e) => {
-            document.step("load", StepResult::Failed, e.to_string());
+            document.steps.add("load", StepResult::Failed, e.to_string());
             return exit::UNKNOWN;
         }
     };
@@ -273,7 +275,7 @@ fn load_all(context: &Context, module: &ModuleName, document: &mut AddDocument) 
         if result == StepResult::Failed {
             code = exit::ATTENTION;
         }
-        document.step("load", result, text);
+        document.steps.add("load", result, text);
     }
     code
 }
@@ -315,37 +317,37 @@ fn finish(
         problems.push("it cannot be determined what is to be done".to_owned());
     }
     if !problems.is_empty() {
-        problems.iter().for_each(|why| document.step("install", StepResult::Failed, why));
+        problems.iter().for_each(|why| document.steps.add("install", StepResult::Failed, why));
         if !before.is_registered || before.replaces_source {
             match registration::take_back(context, prepared, before).as_slice() {
-                [] => document.step("undo", StepResult::Done, "nothing of it is left"),
-                errors => errors.iter().for_each(|e| document.step("undo", StepResult::Failed, e)),
+                [] => document.steps.add("undo", StepResult::Done, "nothing of it is left"),
+                errors => errors.iter().for_each(|e| document.steps.add("undo", StepResult::Failed, e)),
             }
         }
         return exit::ATTENTION;
     }
     for attempt in done.attempts.iter().filter(|a| !open.iter().any(|left| left.is(&a.module, &a.release))) {
-        document.step("install", StepResult::Done, format!("{}: installed and proven", attempt.release));
+        document.steps.add("install", StepResult::Done, format!("{}: installed and proven", attempt.release));
     }
     for left in &open {
-        document.step("install", StepResult::Warning, left.to_string());
+        document.steps.add("install", StepResult::Warning, left.to_string());
     }
     if done.attempts.is_empty() {
-        document.step("install", StepResult::Skipped, "nothing to do");
+        document.steps.add("install", StepResult::Skipped, "nothing to do");
     }
     for refused in &done.refused {
-        document.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
+        document.steps.add("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
     }
     for error in registration::keep(context, prepared, before) {
-        document.step("replace", StepResult::Failed, error);
+        document.steps.add("replace", StepResult::Failed, error);
     }
-    document.installed = !document.has_failed();
+    document.installed = !document.steps.has_failed();
     if document.installed {
         write_side_files(context, module, consent, document);
     }
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    match !document.has_failed() && done.refused.is_empty() {
+    match !document.steps.has_failed() && done.refused.is_empty() {
         true if open.is_empty() => exit::OK,
         true => exit::UNKNOWN,
         false => exit::ATTENTION,

@@ -85,7 +85,11 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
             others.into_iter().any(|other| other.prepared.module.name == ready.prepared.module.name)
         };
         if ready.as_ref().is_some_and(is_twice) {
-            archive.step("check", StepResult::Failed, "another archive of this call has the same module");
+            archive.steps.add(
+                "check",
+                StepResult::Failed,
+                "another archive of this call has the same module",
+            );
             ready = None;
         }
         if !arguments.json {
@@ -126,7 +130,7 @@ fn confirm_and_install(
         };
         if let Some(why) = why {
             let archives = candidates.iter_mut().filter(|(_, ready)| ready.is_some());
-            archives.for_each(|(archive, _)| archive.step("register", StepResult::Failed, why));
+            archives.for_each(|(archive, _)| archive.steps.add("register", StepResult::Failed, why));
             return Ok(exit::ATTENTION);
         }
     }
@@ -143,7 +147,7 @@ fn confirm_and_install(
         let Some(ready) = candidate else { continue };
         if replacing > 1 && replaces_source(Some(ready)) {
             let why = "other archives of this call replace a source too: import each in a call of its own";
-            archive.step("register", StepResult::Failed, why);
+            archive.steps.add("register", StepResult::Failed, why);
             (is_complete, *candidate) = (false, None);
             continue;
         }
@@ -152,11 +156,15 @@ fn confirm_and_install(
         let registered = match now {
             Ok(now) if now == ready.before => import::register(context, ready, archive),
             Ok(_) => {
-                archive.step("register", StepResult::Failed, "something has changed meanwhile: try again");
+                archive.steps.add(
+                    "register",
+                    StepResult::Failed,
+                    "something has changed meanwhile: try again",
+                );
                 false
             }
             Err(e) => {
-                archive.step("register", StepResult::Failed, e.to_string());
+                archive.steps.add("register", StepResult::Failed, e.to_string());
                 false
             }
         };

@@ -76,7 +76,7 @@ pub fn run(context: &Context, arguments: &RemoveArguments, common: &Common) -> a
         }
         Err(ChoiceError::NotThere { .. }) if is_meant(&recovered, arguments) => {
             document.name.clone_from(&arguments.module);
-            document.step("remove", StepResult::Done, "the interrupted removal is completed");
+            document.steps.add("remove", StepResult::Done, "the interrupted removal is completed");
             document.removed = true;
             work(context)?
         }
@@ -131,14 +131,14 @@ fn carry_out(
     let severity = if arguments.force { StepResult::Warning } else { StepResult::Failed };
     let all_the_same = if arguments.force { "" } else { "; --force removes it all the same" };
     if let Some(why) = &removal.critical {
-        document.step("check", severity, format!("{module} is critical: {why}{all_the_same}"));
+        document.steps.add("check", severity, format!("{module} is critical: {why}{all_the_same}"));
     }
     if let Some(why) = &in_use {
         let until = "; it stays loaded until the next boot";
         let more = if arguments.force { until } else { all_the_same };
-        document.step("unload", severity, format!("{why}{more}"));
+        document.steps.add("unload", severity, format!("{why}{more}"));
     }
-    if document.has_failed() {
+    if document.steps.has_failed() {
         return Ok(exit::ATTENTION);
     }
     if arguments.dry_run {
@@ -147,17 +147,19 @@ fn carry_out(
     }
     if in_use.is_none() {
         match removal::unload(context, removal) {
-            Ok(gone) if gone.is_empty() => document.step("unload", StepResult::Skipped, "it is not loaded"),
-            Ok(gone) => document.step("unload", StepResult::Done, gone.join(", ")),
+            Ok(gone) if gone.is_empty() => {
+                document.steps.add("unload", StepResult::Skipped, "it is not loaded")
+            }
+            Ok(gone) => document.steps.add("unload", StepResult::Done, gone.join(", ")),
             Err(why) => {
-                document.step("unload", StepResult::Failed, format!("{why}; nothing was removed"));
+                document.steps.add("unload", StepResult::Failed, format!("{why}; nothing was removed"));
                 return Ok(exit::ATTENTION);
             }
         }
     }
     let done = removal::take_back(context, module, false);
     report(context, removal, &done, document);
-    if document.has_failed() {
+    if document.steps.has_failed() {
         return Ok(exit::ATTENTION);
     }
     document.removed = true;
@@ -175,20 +177,24 @@ fn plan(context: &Context, removal: &Removal, unloads: bool, document: &mut Remo
     let shown = |path: &str| context.root.shown_path(path).display().to_string();
     if unloads && !document.loaded.is_empty() {
         let names = document.loaded.join(", ");
-        document.step("unload", StepResult::Planned, names);
+        document.steps.add("unload", StepResult::Planned, names);
     }
     for (file, state) in &removal.files {
         match state {
-            AddedState::Unedited => document.step("files", StepResult::Planned, remove(&shown(&file.path))),
-            AddedState::Edited => document.step("files", StepResult::Skipped, edited(&shown(&file.path))),
+            AddedState::Unedited => {
+                document.steps.add("files", StepResult::Planned, remove(&shown(&file.path)))
+            }
+            AddedState::Edited => {
+                document.steps.add("files", StepResult::Skipped, edited(&shown(&file.path)))
+            }
             AddedState::Absent => {}
         }
     }
     for release in &removal.kernels {
-        document.step("uninstall", StepResult::Planned, format!("from {release}"));
+        document.steps.add("uninstall", StepResult::Planned, format!("from {release}"));
     }
     if removal.is_registered {
-        document.step(
+        document.steps.add(
             "register",
             StepResult::Planned,
             format!("{} is not registered any more", removal.module),
@@ -201,25 +207,29 @@ fn plan(context: &Context, removal: &Removal, unloads: bool, document: &mut Remo
 fn report(context: &Context, removal: &Removal, done: &RemovalOutcome, document: &mut RemoveDocument) {
     let shown = |path: &str| context.root.shown_path(path).display().to_string();
     for path in &done.removed {
-        document.step("files", StepResult::Done, format!("{} is removed", shown(path)));
+        document.steps.add("files", StepResult::Done, format!("{} is removed", shown(path)));
     }
     for path in &done.edited {
-        document.step("files", StepResult::Warning, edited(&shown(path)));
+        document.steps.add("files", StepResult::Warning, edited(&shown(path)));
     }
     if !done.errors.is_empty() {
-        done.errors.iter().for_each(|error| document.step("remove", StepResult::Failed, error));
+        done.errors.iter().for_each(|error| document.steps.add("remove", StepResult::Failed, error));
         let rest = "the next run of clr-dkms completes the removal";
-        document.step("remove", StepResult::Warning, rest);
+        document.steps.add("remove", StepResult::Warning, rest);
         return;
     }
     for release in &done.kernels {
         match done.without_dkms.iter().find(|without| without.release == *release) {
-            None => document.step("uninstall", StepResult::Done, format!("from {release}")),
+            None => document.steps.add("uninstall", StepResult::Done, format!("from {release}")),
             Some(without) => without_dkms(without, &shown, document),
         }
     }
     if removal.is_registered {
-        document.step("register", StepResult::Done, format!("{} is not registered any more", removal.module));
+        document.steps.add(
+            "register",
+            StepResult::Done,
+            format!("{} is not registered any more", removal.module),
+        );
     }
     let directory = shown(&source_directory(&removal.module));
     source(done.source, &directory, StepResult::Done, document);
@@ -233,7 +243,7 @@ fn without_dkms(without: &WithoutDkms, shown: &dyn Fn(&str) -> String, document:
         files => format!("removed without dkms: {}", files.join(", ")),
     };
     let text = format!("from {release}: {why}; {files}; a POST_REMOVE script was not run");
-    document.step("uninstall", StepResult::Warning, text);
+    document.steps.add("uninstall", StepResult::Warning, text);
 }
 
 fn remove(path: &str) -> String {
@@ -247,14 +257,14 @@ fn edited(path: &str) -> String {
 fn source(state: Option<AddedState>, directory: &str, result: StepResult, document: &mut RemoveDocument) {
     match state {
         Some(AddedState::Unedited) if result == StepResult::Done => {
-            document.step("source", result, format!("{directory} is removed"));
+            document.steps.add("source", result, format!("{directory} is removed"));
         }
-        Some(AddedState::Unedited) => document.step("source", result, remove(directory)),
-        Some(AddedState::Edited) => document.step("source", StepResult::Warning, edited(directory)),
-        Some(AddedState::Absent) => document.step("source", StepResult::Skipped, "it is gone already"),
+        Some(AddedState::Unedited) => document.steps.add("source", result, remove(directory)),
+        Some(AddedState::Edited) => document.steps.add("source", StepResult::Warning, edited(directory)),
+        Some(AddedState::Absent) => document.steps.add("source", StepResult::Skipped, "it is gone already"),
         None => {
             let why = format!("{directory} stays: clr-dkms add did not write it");
-            document.step("source", StepResult::Skipped, why);
+            document.steps.add("source", StepResult::Skipped, why);
         }
     }
 }

@@ -61,11 +61,11 @@ pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> an
         let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
         let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
         setup::complete(context, show, &mut document)?;
-        document.ready = !document.has_failed();
+        document.ready = !document.steps.has_failed();
     }
     let text = if arguments.json { json(&document)? } else { rest(&document, shown, &style) };
     answer(&text, common.color)?;
-    Ok(if document.has_failed() { exit::ATTENTION } else { exit::OK })
+    Ok(if document.steps.has_failed() { exit::ATTENTION } else { exit::OK })
 }
 
 /// Installs the bundles that are missing, and looks whether that helped. False when nothing else is to be
@@ -87,7 +87,7 @@ fn get_bundles(
             None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
         };
         if let Some(why) = why {
-            document.step("bundle", StepResult::Failed, why);
+            document.steps.add("bundle", StepResult::Failed, why);
             return Ok(false);
         }
     }
@@ -98,10 +98,10 @@ fn get_bundles(
     match SetupPlan::observe(context) {
         Ok(after) if !after.bundles().is_empty() || (after.is_unfilled() && !plan.is_unfilled()) => {
             let missing = after.missing().join("; ");
-            document.step("bundle", StepResult::Failed, format!("still missing: {missing}"));
+            document.steps.add("bundle", StepResult::Failed, format!("still missing: {missing}"));
         }
         Ok(_) => {}
-        Err(why) => document.step("bundle", StepResult::Failed, why),
+        Err(why) => document.steps.add("bundle", StepResult::Failed, why),
     }
     Ok(true)
 }

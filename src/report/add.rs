@@ -1,5 +1,7 @@
 //! The document of `clr-dkms add`.
 
+use std::ops::Deref;
+
 use serde::Serialize;
 
 use super::side_files::SideDocument;
@@ -42,15 +44,33 @@ pub struct AddStep {
     pub next_step: Option<String>,
 }
 
-impl AddStep {
-    /// A step without a cause, a line of the source and a next step.
-    pub fn new(step: &'static str, result: StepResult, text: impl Into<String>) -> AddStep {
-        AddStep { step, result, text: text.into(), ..AddStep::default() }
+/// The steps of a verb, in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+#[serde(transparent)]
+pub struct Steps(Vec<AddStep>);
+
+impl Steps {
+    /// Adds a step.
+    pub fn add(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
+        self.push(AddStep { step, result, text: text.into(), ..AddStep::default() });
     }
 
-    /// One of the steps has failed.
-    pub fn has_failed(steps: &[AddStep]) -> bool {
-        steps.iter().any(|step| step.result == StepResult::Failed)
+    /// Adds a step with details.
+    pub fn push(&mut self, step: AddStep) {
+        self.0.push(step);
+    }
+
+    /// A step has failed.
+    pub fn has_failed(&self) -> bool {
+        self.iter().any(|step| step.result == StepResult::Failed)
+    }
+}
+
+impl Deref for Steps {
+    type Target = [AddStep];
+
+    fn deref(&self) -> &[AddStep] {
+        &self.0
     }
 }
 
@@ -81,8 +101,7 @@ pub struct AddDocument {
     pub choices: Vec<String>,
     /// The modules that a kernel has without it.
     pub in_kernel: Vec<String>,
-    /// The steps, in order.
-    pub steps: Vec<AddStep>,
+    pub steps: Steps,
     /// The module is installed and proven on every kernel that boots by default of its variant.
     pub installed: bool,
     /// The side files, the drivers of the same devices, and missing firmware.
@@ -90,21 +109,4 @@ pub struct AddDocument {
     pub side: SideDocument,
     /// What takes it back.
     pub undo: Option<String>,
-}
-
-impl AddDocument {
-    /// Adds a step.
-    pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep::new(step, result, text));
-    }
-
-    /// Adds a step that failed, with what helps.
-    pub fn failed(&mut self, step: &'static str, text: impl Into<String>, next_step: Option<String>) {
-        self.steps.push(AddStep { next_step, ..AddStep::new(step, StepResult::Failed, text) });
-    }
-
-    /// A step has failed.
-    pub fn has_failed(&self) -> bool {
-        AddStep::has_failed(&self.steps)
-    }
 }

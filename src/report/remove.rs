@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::add::{AddStep, StepResult};
+use super::add::Steps;
 
 /// What became of the removal of a module.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
@@ -21,20 +21,7 @@ pub struct RemoveDocument {
     pub loaded: Vec<String>,
     /// Why the machine depends on it.
     pub critical: Option<String>,
-    /// The steps, in order.
-    pub steps: Vec<AddStep>,
+    pub steps: Steps,
     /// It is removed. What is loaded may stay so until the next boot.
     pub removed: bool,
-}
-
-impl RemoveDocument {
-    /// Adds a step.
-    pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep::new(step, result, text));
-    }
-
-    /// A step has failed.
-    pub fn has_failed(&self) -> bool {
-        AddStep::has_failed(&self.steps)
-    }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::add::{AddStep, StepResult};
+use super::add::Steps;
 use super::packages::Packages;
 use super::remedy::{AdminCommand, CommandTarget, Remedy};
 use crate::decide::setup::{SetupGap, Unfilled};
@@ -36,24 +36,11 @@ pub struct SetupDocument {
     pub bundles: Vec<String>,
     /// The command that installs them.
     pub command: Option<String>,
-    /// The steps, in order.
-    pub steps: Vec<AddStep>,
+    pub steps: Steps,
     /// Modules can be built and will be loaded at the next boot; not before the end of a run.
     pub ready: bool,
     /// Modules can be loaded only after a reboot; none if that is unknown, or in an image.
     pub reboot_due: Option<bool>,
-}
-
-impl SetupDocument {
-    /// Adds a step.
-    pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep::new(step, result, text));
-    }
-
-    /// A step has failed.
-    pub fn has_failed(&self) -> bool {
-        AddStep::has_failed(&self.steps)
-    }
 }
 
 /// A gap, as a phrase.

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::add::{AddStep, StepResult};
+use super::add::Steps;
 
 /// A kernel in an export.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,24 +81,11 @@ pub struct ImportedArchive {
     pub dkms_conf: Option<String>,
     /// The kernels.
     pub kernels: Vec<ImportedKernel>,
-    /// The steps, in order.
-    pub steps: Vec<AddStep>,
+    pub steps: Steps,
     /// The module is installed and proven on each of the kernels.
     pub installed: bool,
     /// What takes it back.
     pub undo: Option<String>,
-}
-
-impl ImportedArchive {
-    /// Adds a step.
-    pub fn step(&mut self, step: &'static str, result: StepResult, text: impl Into<String>) {
-        self.steps.push(AddStep::new(step, result, text));
-    }
-
-    /// A step has failed.
-    pub fn has_failed(&self) -> bool {
-        AddStep::has_failed(&self.steps)
-    }
 }
 
 /// What became of all archives of a call.

@@ -100,25 +100,26 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let scratch = match new_scratch(context) {
         Ok(scratch) => scratch,
         Err(why) => {
-            document.step("unpack", StepResult::Failed, why);
+            document.steps.add("unpack", StepResult::Failed, why);
             return None;
         }
     };
     let unpacked = match unpack(&context.tools, &order.source, scratch.root()) {
         Ok(unpacked) => unpacked,
         Err(e) => {
-            let next = match &e {
+            let next_step = match &e {
                 UnpackError::NotOpened { .. } => Some(instead(context, &order.source)),
                 UnpackError::Format => Some(KINDS.to_owned()),
                 _ => None,
             };
-            document.failed("unpack", e.to_string(), next);
+            let (result, text) = (StepResult::Failed, e.to_string());
+            document.steps.push(AddStep { step: "unpack", result, text, next_step, ..AddStep::default() });
             return None;
         }
     };
-    document.step("unpack", StepResult::Done, unpacked.kind.to_string());
+    document.steps.add("unpack", StepResult::Done, unpacked.kind.to_string());
     for note in &unpacked.notes {
-        document.step("unpack", StepResult::Warning, note);
+        document.steps.add("unpack", StepResult::Warning, note);
     }
     let inventory = Inventory::observe(&context.root);
     let releases: Vec<String> = inventory.tips().iter().map(|kernel| kernel.name.release()).collect();
@@ -146,15 +147,15 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
         }
     };
     let module = ModuleName { name: found.name.clone(), version: found.version.clone() };
-    document.step("find", StepResult::Done, module.to_string());
+    document.steps.add("find", StepResult::Done, module.to_string());
     if !found.conf.hook("POST_ADD").is_empty() {
-        document.step("find", StepResult::Warning, "its POST_ADD script is not run");
+        document.steps.add("find", StepResult::Warning, "its POST_ADD script is not run");
     }
     let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
     describe(document, &found);
     availability(context, &releases, document);
     for text in inspected(context, (&scratch, &source), &module, &releases) {
-        document.step("lint", StepResult::Warning, text);
+        document.steps.add("lint", StepResult::Warning, text);
     }
     find_side_files(&scratch, &unpacked, &module.name, document);
     let tried = tried?;
@@ -162,7 +163,7 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     if tried.is_empty() {
         let later = "which drivers of the kernel are to be blacklisted, whether a device loads the module, and \
                      which firmware is missing is known only when it is built";
-        document.step(STEP, StepResult::Skipped, later);
+        document.steps.add(STEP, StepResult::Skipped, later);
     }
     Some(Prepared { scratch, source, module, releases })
 }
@@ -180,7 +181,7 @@ fn availability(context: &Context, releases: &[String], document: &mut AddDocume
             let text = format!(
                 "{release} {how} a module {name} already; `swupd search-file {name}.ko` finds its bundle"
             );
-            document.step("available", StepResult::Warning, text);
+            document.steps.add("available", StepResult::Warning, text);
             if !document.in_kernel.contains(&name) {
                 document.in_kernel.push(name);
             }
@@ -264,22 +265,22 @@ fn try_it(
     let mut built = Vec::new();
     let kernels = inventory.tips();
     if kernels.is_empty() {
-        document.step("probe", StepResult::Skipped, "no kernel is installed");
+        document.steps.add("probe", StepResult::Skipped, "no kernel is installed");
     }
     for kernel in kernels {
         let release = &kernel.name.release();
         if kernel.headers != Headers::Present {
             let why = format!("the headers of {release} are not installed");
-            document.step("probe", StepResult::Skipped, why);
+            document.steps.add("probe", StepResult::Skipped, why);
             continue;
         }
         match probe(context, (scratch, unpacked), release, found) {
-            Ok(ProbeOutcome::Good) => document.step("probe", StepResult::Done, entered(release)),
+            Ok(ProbeOutcome::Good) => document.steps.add("probe", StepResult::Done, entered(release)),
             Ok(ProbeOutcome::Given(decision)) => {
-                document.step("probe", StepResult::Done, format!("{}, {decision}", entered(release)));
+                document.steps.add("probe", StepResult::Done, format!("{}, {decision}", entered(release)));
             }
-            Ok(ProbeOutcome::Bad(why)) => document.step("probe", StepResult::Warning, why),
-            Err(why) => document.step("probe", StepResult::Warning, why),
+            Ok(ProbeOutcome::Bad(why)) => document.steps.add("probe", StepResult::Warning, why),
+            Err(why) => document.steps.add("probe", StepResult::Warning, why),
         }
         if order.no_build || order.look_only {
             continue;
@@ -295,11 +296,11 @@ fn try_it(
                 match unchecked {
                     None => {
                         let text = format!("{release}: built and proven in scratch");
-                        document.step("build", StepResult::Done, text);
+                        document.steps.add("build", StepResult::Done, text);
                     }
                     Some(why) => {
                         let text = format!("{release}: built in scratch, and not all can be proven: {why}");
-                        document.step("build", StepResult::Warning, text);
+                        document.steps.add("build", StepResult::Warning, text);
                     }
                 }
             }
@@ -307,8 +308,9 @@ fn try_it(
                 let error = of_full(scratch, error);
                 let packages = Packages::of(release, inventory);
                 let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
-                let next = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
-                document.failed("build", format!("{release}: {failure}"), next);
+                let next_step = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
+                let (result, text) = (StepResult::Failed, format!("{release}: {failure}"));
+                document.steps.push(AddStep { step: "build", result, text, next_step, ..AddStep::default() });
                 return None;
             }
         }

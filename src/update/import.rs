@@ -104,7 +104,7 @@ impl<'a> ImportCheck<'a> {
         match self.checked(file, found) {
             Ok(ready) => Some(ready),
             Err((step, why)) => {
-                found.step(step, StepResult::Failed, why);
+                found.steps.add(step, StepResult::Failed, why);
                 None
             }
         }
@@ -139,9 +139,9 @@ impl<'a> ImportCheck<'a> {
                 manifest.verify(scratch.root(), &top).map_err(|e| ("check", e.to_string()))?;
                 let files =
                     manifest.source.len() + manifest.builds.iter().map(|b| b.files.len()).sum::<usize>();
-                found.step("check", StepResult::Done, format!("{files} files are as the manifest says"));
+                found.steps.add("check", StepResult::Done, format!("{files} files are as the manifest says"));
             }
-            None => found.step("check", StepResult::Warning, "the archive has no manifest"),
+            None => found.steps.add("check", StepResult::Warning, "the archive has no manifest"),
         }
         let source = format!("{top}/{SOURCE}");
         let confs =
@@ -165,7 +165,7 @@ impl<'a> ImportCheck<'a> {
         if !built.is_empty() {
             let source = (&prepared.scratch, prepared.source.as_path());
             for text in inspected(self.context, source, &prepared.module, &built) {
-                found.step("lint", StepResult::Warning, text);
+                found.steps.add("lint", StepResult::Warning, text);
             }
         }
         Ok(ReadyImport { prepared, before, manifest, kernels })
@@ -290,15 +290,15 @@ impl<'a> ImportCheck<'a> {
                 }
                 (ImportOrigin::None, _) => (StepResult::Skipped, reason.to_owned()),
             };
-            found.step("kernel", result, format!("{kernel}: {text}"));
+            found.steps.add("kernel", result, format!("{kernel}: {text}"));
         }
         let builds = manifest.iter().flat_map(|manifest| &manifest.builds);
         for build in builds.filter(|build| self.inventory.of_release(&build.kernel).is_none()) {
             let text = format!("{}: the kernel is not installed here", build.kernel);
-            found.step("kernel", StepResult::Skipped, text);
+            found.steps.add("kernel", StepResult::Skipped, text);
         }
         if kernels.is_empty() {
-            found.step("kernel", StepResult::Skipped, "no kernel is installed");
+            found.steps.add("kernel", StepResult::Skipped, "no kernel is installed");
         }
         found.kernels = kernels.to_vec();
     }
@@ -399,8 +399,8 @@ fn describe_signature(signature: &ArchiveSignature, found: &mut ImportedArchive)
     found.signature = Some(word);
     found.key = key;
     if signature.is_valid() {
-        found.step("signature", StepResult::Done, signature.to_string());
+        found.steps.add("signature", StepResult::Done, signature.to_string());
     } else if !signature.is_bad() {
-        found.step("signature", StepResult::Warning, signature.to_string());
+        found.steps.add("signature", StepResult::Warning, signature.to_string());
     }
 }

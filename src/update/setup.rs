@@ -89,7 +89,7 @@ impl SetupPlan {
         document.bundles = self.bundles().iter().map(|bundle| (*bundle).to_owned()).collect();
         for (gap, why) in &self.decision.unfilled {
             let text = unfilled_text(gap, why, &self.inventory, &target);
-            document.step("bundle", StepResult::Failed, text);
+            document.steps.add("bundle", StepResult::Failed, text);
         }
         if !self.bundles().is_empty() {
             let words = [&["bundle-add"], self.bundles()].concat();
@@ -111,13 +111,17 @@ impl SetupPlan {
         });
         let why = match done {
             Ok(done) if done.ended.is_success() => {
-                document.step("bundle", StepResult::Done, format!("{} added", self.bundles().join(", ")));
+                document.steps.add(
+                    "bundle",
+                    StepResult::Done,
+                    format!("{} added", self.bundles().join(", ")),
+                );
                 return true;
             }
             Ok(done) => format!("swupd bundle-add: {}", done.ended),
             Err(why) => why,
         };
-        document.step("bundle", StepResult::Failed, why);
+        document.steps.add("bundle", StepResult::Failed, why);
         false
     }
 }
@@ -188,16 +192,16 @@ fn parameter(context: &Context, system: &System) -> Result<Option<(Ours, WriterP
 pub fn foresee(context: &Context, document: &mut SetupDocument) {
     let system = System::observe(context, &mut Cache::load(&context.root));
     match parameter(context, &system) {
-        Ok(None) => document.step("cmdline", StepResult::Skipped, nothing_about_parameter(context)),
+        Ok(None) => document.steps.add("cmdline", StepResult::Skipped, nothing_about_parameter(context)),
         Ok(Some((_, plan))) => {
             for step in &plan.steps {
-                document.step("cmdline", StepResult::Done, format!("would {step}"));
+                document.steps.add("cmdline", StepResult::Done, format!("would {step}"));
             }
             for blocker in &plan.blockers {
-                document.step("cmdline", StepResult::Failed, blocker.told(&context.root));
+                document.steps.add("cmdline", StepResult::Failed, blocker.told(&context.root));
             }
         }
-        Err(why) => document.step("cmdline", StepResult::Failed, why),
+        Err(why) => document.steps.add("cmdline", StepResult::Failed, why),
     }
     describe_reboot(&system, document);
 }
@@ -220,19 +224,19 @@ pub fn complete(context: &Context, show: ProgressMode, document: &mut SetupDocum
         Ok(Some((ours, plan))) => {
             writer::apply(&context.root, &plan, &ours)?;
             for step in &plan.steps {
-                document.step("cmdline", StepResult::Done, step.to_string());
+                document.steps.add("cmdline", StepResult::Done, step.to_string());
             }
             for blocker in &plan.blockers {
-                document.step("cmdline", StepResult::Failed, blocker.told(&context.root));
+                document.steps.add("cmdline", StepResult::Failed, blocker.told(&context.root));
             }
             plan
         }
         Ok(None) => {
-            document.step("cmdline", StepResult::Skipped, nothing_about_parameter(context));
+            document.steps.add("cmdline", StepResult::Skipped, nothing_about_parameter(context));
             WriterPlan::default()
         }
         Err(why) => {
-            document.step("cmdline", StepResult::Failed, why);
+            document.steps.add("cmdline", StepResult::Failed, why);
             return Ok(());
         }
     };
@@ -240,8 +244,10 @@ pub fn complete(context: &Context, show: ProgressMode, document: &mut SetupDocum
     for attempt in &done.attempts {
         let module = format!("{} on {}", attempt.module, attempt.release);
         match &attempt.failure {
-            None => document.step("modules", StepResult::Done, format!("{module}: installed and proven")),
-            Some((_, why)) => document.step("modules", StepResult::Warning, format!("{module}: {why}")),
+            None => {
+                document.steps.add("modules", StepResult::Done, format!("{module}: installed and proven"))
+            }
+            Some((_, why)) => document.steps.add("modules", StepResult::Warning, format!("{module}: {why}")),
         }
     }
     let inventory = Inventory::observe(&context.root);
@@ -250,15 +256,17 @@ pub fn complete(context: &Context, show: ProgressMode, document: &mut SetupDocum
             let system = System::observe(context, &mut Cache::load(&context.root));
             match &system.boot_entries {
                 ReadBack::Verified => {
-                    document.step("boot", StepResult::Done, "the boot entries are as configured");
+                    document.steps.add("boot", StepResult::Done, "the boot entries are as configured");
                 }
-                other => {
-                    document.step("boot", StepResult::Warning, format!("the boot entries: {}", other.word()))
-                }
+                other => document.steps.add(
+                    "boot",
+                    StepResult::Warning,
+                    format!("the boot entries: {}", other.word()),
+                ),
             }
             describe_reboot(&system, document);
         }
-        false => document.step("boot", StepResult::Failed, "the boot entries are not up to date"),
+        false => document.steps.add("boot", StepResult::Failed, "the boot entries are not up to date"),
     }
     Ok(())
 }
@@ -271,7 +279,7 @@ fn describe_reboot(system: &System, document: &mut SetupDocument) {
         document.reboot_due = Some(true);
         let why =
             format!("kernel {release} runs, and modules are built for the kernels that boot by default");
-        document.step("reboot", StepResult::Done, format!("due: {why}"));
+        document.steps.add("reboot", StepResult::Done, format!("due: {why}"));
         return;
     }
     let loads_now = match (&system.machine.runtime, &system.running) {
@@ -300,5 +308,5 @@ fn describe_reboot(system: &System, document: &mut SetupDocument) {
         _ => (None, StepResult::Warning, "whether one is due cannot be determined"),
     };
     document.reboot_due = due;
-    document.step("reboot", result, text);
+    document.steps.add("reboot", result, text);
 }

@@ -61,7 +61,7 @@ pub fn write_side_files(
         let kernels: Vec<String> = proven.map(|on| on.kernel.clone()).collect();
         match installed(context, &document.modules, &kernels) {
             Ok(built) => complete(context, &module.name, &built, document),
-            Err(why) => document.step(STEP, StepResult::Warning, why),
+            Err(why) => document.steps.add(STEP, StepResult::Warning, why),
         }
     }
     let writer = Writer { context, module, force: consent.force, in_use, record };
@@ -76,7 +76,7 @@ impl Writer<'_> {
             let offered = document.side.side_files[at].clone();
             if !is_agreed {
                 let text = format!("{}: --side-files installs it", self.shown(&offered.path));
-                document.step(STEP, StepResult::Skipped, text);
+                document.steps.add(STEP, StepResult::Skipped, text);
                 continue;
             }
             let kind = match offered.file.kind {
@@ -99,7 +99,7 @@ impl Writer<'_> {
         let names = drivers.iter().cloned().collect::<Vec<_>>().join(", ");
         if !is_agreed {
             let text = format!("{names} may claim the devices first: --side-files blacklists it");
-            document.step(STEP, StepResult::Skipped, text);
+            document.steps.add(STEP, StepResult::Skipped, text);
             return;
         }
         let name = &self.module.name;
@@ -123,14 +123,14 @@ impl Writer<'_> {
             if is_agreed {
                 let text =
                     format!("modules-load.d is not needed: udev loads the module by the alias {alias}");
-                document.step(STEP, StepResult::Skipped, text);
+                document.steps.add(STEP, StepResult::Skipped, text);
             }
             return;
         }
         let modules = need.modules.join(", ");
         if !is_agreed {
             let text = format!("no device loads {modules}: --autoload loads it at each boot");
-            document.step(STEP, StepResult::Skipped, text);
+            document.steps.add(STEP, StepResult::Skipped, text);
             return;
         }
         let text: String = need.modules.iter().map(|name| format!("{name}\n")).collect();
@@ -160,7 +160,7 @@ impl Writer<'_> {
                 (SideFileResult::Refused, StepResult::Failed, format!("{shown} is not written: {why}"))
             }
         };
-        document.step(STEP, step, text);
+        document.steps.add(STEP, step, text);
         result
     }
 

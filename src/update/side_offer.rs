@@ -37,7 +37,7 @@ pub fn blacklist_path(module: &str) -> String {
 pub fn find_side_files(scratch: &Scratch, unpacked: &Unpacked, module: &str, document: &mut AddDocument) {
     match side_files(scratch.root(), unpacked, module) {
         Ok(files) => document.side.side_files = files.into_iter().map(offered).collect(),
-        Err(e) => document.step(STEP, StepResult::Warning, e.to_string()),
+        Err(e) => document.steps.add(STEP, StepResult::Warning, e.to_string()),
     }
 }
 
@@ -55,7 +55,7 @@ pub fn complete(context: &Context, module: &str, built: &[BuiltOnKernel], docume
         Ok(drivers) => document.side.blacklist = Some(drivers),
         Err(e) => {
             let why = format!("the drivers that claim the same devices are unknown: {e:#}");
-            document.step(STEP, StepResult::Warning, why);
+            document.steps.add(STEP, StepResult::Warning, why);
         }
     }
     let mut missing = BTreeSet::new();
@@ -64,7 +64,7 @@ pub fn complete(context: &Context, module: &str, built: &[BuiltOnKernel], docume
         match firmware::missing(&context.root, release, &names) {
             Ok(names) => missing.extend(names),
             Err(e) => {
-                document.step(
+                document.steps.add(
                     STEP,
                     StepResult::Warning,
                     format!("the missing firmware is unknown: {e}"),

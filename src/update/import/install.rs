@@ -28,14 +28,14 @@ use crate::update::sequence::{self, Done};
 pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) -> bool {
     let (prepared, before) = (&ready.prepared, &ready.before);
     if let Err(e) = registration::register(context, prepared, before) {
-        found.step("register", StepResult::Failed, e.to_string());
+        found.steps.add("register", StepResult::Failed, e.to_string());
         return false;
     }
     let module = &prepared.module;
     let directory = context.root.shown_path(source_directory(module));
     match before.is_registered {
-        true => found.step("register", StepResult::Skipped, format!("{module} is registered already")),
-        false => found.step("register", StepResult::Done, format!("{}", directory.display())),
+        true => found.steps.add("register", StepResult::Skipped, format!("{module} is registered already")),
+        false => found.steps.add("register", StepResult::Done, format!("{}", directory.display())),
     }
     let placed = builds(ready).try_for_each(|build| place(context, ready, build));
     // From here on the next run completes what a killed one leaves: it installs or builds the module. Whether
@@ -45,7 +45,7 @@ pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArch
         false => ModuleChange::end(&context.root),
     });
     if let Err(e) = placed {
-        found.step("install", StepResult::Failed, e.to_string());
+        found.steps.add("install", StepResult::Failed, e.to_string());
         undo(context, ready, found);
         return false;
     }
@@ -87,8 +87,8 @@ fn undo(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) {
         return;
     }
     match registration::take_back(context, &ready.prepared, &ready.before).as_slice() {
-        [] => found.step("undo", StepResult::Done, "nothing of it is left"),
-        errors => errors.iter().for_each(|e| found.step("undo", StepResult::Failed, e)),
+        [] => found.steps.add("undo", StepResult::Done, "nothing of it is left"),
+        errors => errors.iter().for_each(|e| found.steps.add("undo", StepResult::Failed, e)),
     }
 }
 
@@ -146,54 +146,54 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     for attempt in &attempts {
         match &attempt.failure {
             Some((_, why)) => {
-                found.step("install", StepResult::Failed, format!("{}: {why}", attempt.release));
+                found.steps.add("install", StepResult::Failed, format!("{}: {why}", attempt.release));
             }
             None => done_on.push(attempt.release.as_str()),
         }
     }
     for left in done.left_alone.iter().filter(|left| is_ours(&left.module) && !left.state.is_fine()) {
-        found.step("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
+        found.steps.add("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
     }
-    let flawed: Vec<_> = match found.has_failed() {
+    let flawed: Vec<_> = match found.steps.has_failed() {
         true => Vec::new(),
         false => done.unproven.iter().filter(|left| is_ours(&left.module)).collect(),
     };
     let is_flawed = |release: &str| flawed.iter().any(|left| left.release == release);
     for release in done_on.into_iter().filter(|release| !is_flawed(release)) {
-        found.step("install", StepResult::Done, format!("{release}: installed and proven"));
+        found.steps.add("install", StepResult::Done, format!("{release}: installed and proven"));
     }
     for left in &flawed {
         // Without headers not everything can be checked. What the archive says was compared before.
         let is_open = left.state == State::Unknown;
         let result = if is_open { StepResult::Warning } else { StepResult::Failed };
-        found.step("install", result, left.to_string());
+        found.steps.add("install", result, left.to_string());
     }
     if interrupt::asked() {
-        found.step("install", StepResult::Failed, "the run was asked to stop");
+        found.steps.add("install", StepResult::Failed, "the run was asked to stop");
     } else if done.code == exit::UNKNOWN && done.attempts.is_empty() {
-        found.step("install", StepResult::Failed, "it cannot be determined what is to be done");
+        found.steps.add("install", StepResult::Failed, "it cannot be determined what is to be done");
     }
     let works = attempts.iter().any(|attempt| attempt.failure.is_none() && !is_flawed(&attempt.release))
         || ready.of(ImportOrigin::Present).next().is_some();
     // A source that was replaced worked before.
-    if found.has_failed() && (!works || ready.before.replaces_source) {
+    if found.steps.has_failed() && (!works || ready.before.replaces_source) {
         undo(context, ready, found);
         return false;
     }
-    if attempts.is_empty() && !found.has_failed() {
-        found.step("install", StepResult::Skipped, "nothing to do");
+    if attempts.is_empty() && !found.steps.has_failed() {
+        found.steps.add("install", StepResult::Skipped, "nothing to do");
     }
     let mut is_refused = false;
     for refused in done.refused.iter().filter(|refused| is_ours(&refused.module)) {
-        found.step("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
+        found.steps.add("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
         is_refused = true;
     }
-    if !found.has_failed() {
+    if !found.steps.has_failed() {
         for error in registration::keep(context, &ready.prepared, &ready.before) {
-            found.step("replace", StepResult::Failed, error);
+            found.steps.add("replace", StepResult::Failed, error);
         }
     }
-    found.installed = !found.has_failed();
+    found.installed = !found.steps.has_failed();
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     found.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
     found.installed && !is_refused
