@@ -63,7 +63,11 @@ pub(super) fn read(
                     Some("delete it"),
                 ));
             }
-            Ok(Some(text)) => menu.entries.push(parse(file, &text, namespace)),
+            Ok(Some(text)) => {
+                let entry = parse(file, &text, namespace);
+                let lost = entry.id.as_ref().and_then(|_| files_of(&text).find(|file| place.has_lost(file)));
+                menu.entries.push(BootEntry { lost: lost.map(|file| place.shown_path(&file)), ..entry });
+            }
             Ok(None) => {}
             Err(e) if e.is_denied() => return Err(e),
             Err(e) if e.is_no_file() => menu.problems.push(MenuFault::breaks(e.to_string(), None)),
@@ -95,6 +99,12 @@ fn settings(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
         let end = line.iter().position(u8::is_ascii_whitespace).unwrap_or(line.len());
         (&line[..end], line[end..].trim_ascii())
     })
+}
+
+/// The files that an entry loads, relative to the top of the boot partition.
+fn files_of(text: &[u8]) -> impl Iterator<Item = String> {
+    let files = settings(text).filter(|(key, _)| matches!(*key, b"linux" | b"initrd"));
+    files.map(|(_, path)| String::from_utf8_lossy(path).replace('\\', "/").trim_start_matches('/').to_owned())
 }
 
 /// Parses one entry. The last `linux` counts; all `options` are joined.

@@ -135,12 +135,17 @@ impl BootFiles {
         }
     }
 
-    /// How the entry of a kernel is known to differ from the expected one. None if it is not.
+    /// How the entry of a kernel is known to differ from the expected one, or why it does not boot. None if it
+    /// is as expected, or if that is unknown.
     pub fn differs(&self, expected: &ExpectedEntry) -> Option<MenuFault> {
         let ExpectedEntry { id, line } = expected;
         let Some(entry) = self.of(id) else {
             return Some(MenuFault::breaks(format!("there is no boot entry for {id}"), None));
         };
+        if let Some(lost) = &entry.lost {
+            let what = format!("the boot entry {} names {lost}, which is not there, or empty", entry.file);
+            return Some(MenuFault::breaks(what, None));
+        }
         let line = line.as_ref()?;
         if is_made_of(&entry.options, line) {
             return None;

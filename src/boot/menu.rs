@@ -36,6 +36,8 @@ pub struct BootEntry {
     pub words: LineWords,
     /// The names of the initrds without their directories, in the order in which they are loaded.
     pub initrds: Vec<String>,
+    /// A file that the entry names and that is not there, or is empty: it does not boot.
+    pub lost: Option<String>,
 }
 
 impl BootEntry {
@@ -46,7 +48,7 @@ impl BootEntry {
             (id, copy) = (Some(name.id()), !rest.is_empty());
         }
         let words = LineWords::read(&options);
-        BootEntry { file: file.to_owned(), id, image, copy, options, words, initrds: Vec::new() }
+        BootEntry { file: file.to_owned(), id, image, copy, options, words, initrds: Vec::new(), lost: None }
     }
 
     pub(super) fn with_initrds(self, initrds: Vec<String>) -> BootEntry {
@@ -212,6 +214,15 @@ impl<'r> EntryPlace<'r> {
             Some(device) => format!("{path} on {}", device.display()),
             None => self.root.shown_path(self.path(path)).display().to_string(),
         }
+    }
+
+    /// Whether a file is known not to be there, or to be empty, as after a crash on vfat. Where not even its
+    /// directory exists, only the menu was copied to this place.
+    pub(super) fn has_lost(&self, path: &str) -> bool {
+        let path = self.path(path);
+        let found = self.root.lookup(&path);
+        let is_there = Path::new(&path).parent().is_some_and(|dir| self.root.lookup(dir).stat().is_some());
+        is_there && (found.is_absent() || found.stat().is_some_and(|stat| stat.size == 0))
     }
 
     pub(super) fn read(&self, path: &str) -> Result<Option<Vec<u8>>, FileError> {

@@ -9,7 +9,7 @@ use super::readiness::{Candidate, Ready, lacks};
 use super::requirements::{keep_remembered, requirements};
 use super::trial::{self, TrialNow, TrialPlan};
 use super::unread::gaps;
-use crate::boot_decision::BootDecision;
+use crate::boot_decision::{BootDecision, NextBootSource, Reason};
 use crate::config::Settings;
 use crate::dkms::plan::State;
 use crate::kernel::{KernelName, Running};
@@ -45,6 +45,9 @@ pub struct BootAssessment {
     pub may_be_refused_until_reboot: Vec<String>,
     /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,
+    /// The kernel release to make the boot default because the next boot is not safe, and no update of the boot
+    /// files has changed that: with its present boot entry it has everything critical.
+    pub rescue: Option<String>,
     /// The chosen kernel is to be booted on trial.
     pub trial: Option<TrialPlan>,
     /// The trial that is prepared, under way, or failed.
@@ -88,10 +91,15 @@ impl BootAssessment {
 
     /// The kernel release that must be made the boot default; see [`BootDecision::asserted_default`].
     pub fn asserted_default(&self, entry_lacks: &[MissingModule]) -> Option<&str> {
-        if self.is_tried_once() {
-            return None;
+        if self.rescue.is_some() || self.is_tried_once() {
+            return self.rescue.as_deref();
         }
         self.decision.asserted_default(entry_lacks, self.next.is_removed(), self.leaves_default)
+    }
+
+    /// The kernel to return to from a kernel that does not work.
+    pub fn fallback_of(&self, system: &System, release: &str) -> Option<String> {
+        trial::fallback_of(system, &self.candidates, &self.needs, release)
     }
 
     /// The modules that a kernel lacks of some requirements. Everything that is not proven counts as lacking.
@@ -161,6 +169,12 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     let acts = guard_acts(system.inventory.running == Running::None, settings);
     let trial = trial::plan(system, settings, &decision, &candidates, &all).filter(|_| acts);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
+    let is_asked_for = matches!(decision.because, Reason::Held | Reason::Released);
+    let is_unsafe = acts && !next_lacks.is_empty() && next.source() == Some(NextBootSource::Entry);
+    let rescue = match is_unsafe && !is_asked_for && gaps.everything.is_none() {
+        true => rescue(system, &as_booted, &all, decision.default.as_deref().filter(|_| trial.is_none())),
+        false => None,
+    };
     let until_reboot = match booted_next {
         Some(kernel) if kernel.running => until_reboot(system, &states),
         _ => Vec::new(),
@@ -170,6 +184,7 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     };
     BootAssessment {
         entry_lacks: default.map(|k| lacks(k, critical())).unwrap_or_default(),
+        rescue,
         is_open: next.unknown().is_some() && makes_a_difference(system, record, &as_booted, &needs),
         held_back: decision.target.clone().filter(|_| acts && decision.holds_back()),
         comes_back: match booted_next {
@@ -191,6 +206,23 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
         next,
         needs,
     }
+}
+
+/// The kernel that boots safely with its present entry: the chosen one, or else one that was booted before.
+fn rescue(
+    system: &System,
+    as_booted: &[Candidate],
+    needs: &[Requirement],
+    chosen: Option<&str>,
+) -> Option<String> {
+    let has_entry = |release: &str| {
+        let kernel = system.inventory.of_release(release);
+        kernel.and_then(|k| system.boot.of(&k.id)).is_some_and(|entry| entry.lost.is_none())
+    };
+    let is_chosen = |k: &Candidate| chosen == Some(k.release.as_str());
+    let safe = as_booted.iter().filter(|k| is_chosen(k) || k.is_tried());
+    let safe = safe.filter(|k| trial::can_fall_back(as_booted, &k.release, needs) && has_entry(&k.release));
+    safe.max_by_key(|k| (is_chosen(k), k.running)).map(|k| k.release.clone())
 }
 
 /// A kernel of this system runs, but no kernel of its variant is installed any more. clr-boot-manager then

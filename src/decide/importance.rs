@@ -45,7 +45,14 @@ pub fn classify(
 ) -> Vec<Requirement> {
     let with_kernel = |mut need: Requirement| {
         let known = before.iter().find(|n| n.module == need.module).and_then(|n| n.worked_on.clone());
-        need.worked_on = if need.works { running.map(str::to_owned) } else { known };
+        // A critical module that is only proven on disk has not done its work on this kernel yet.
+        let is_used = need.class < Importance::Critical
+            || need.is_listed()
+            || need.modules().iter().any(|file| in_use.loaded.contains(file));
+        need.worked_on = match &known {
+            Some(_) if !(need.works && is_used) => known,
+            _ => running.filter(|_| need.works).map(str::to_owned),
+        };
         need
     };
     let one = |module: &KnownModule| {

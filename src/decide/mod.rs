@@ -17,7 +17,7 @@ pub mod memory;
 pub mod module_state;
 pub mod next_boot;
 pub mod readiness;
-mod requirements;
+pub mod requirements;
 pub mod satisfaction;
 pub mod setup;
 pub mod sig_unenforce;

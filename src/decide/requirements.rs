@@ -9,7 +9,7 @@ use super::satisfaction::{origin_of, works_on};
 use crate::config::{Settings, SigUnenforce};
 use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::State;
-use crate::dkms::{ModuleName, Proof};
+use crate::dkms::{ModuleName, ModuleOnKernel, Proof};
 use crate::kernel::module_file::kernel_name;
 use crate::modprobe::FileOrigin;
 use crate::requirement::{Importance, ModuleOrigin, Requirement, Use};
@@ -24,11 +24,12 @@ pub(super) fn requirements(
     states: &[ModuleRecord],
 ) -> Vec<Requirement> {
     let running = system.inventory.running.release();
-    let before: Vec<Requirement> = record
-        .iter()
-        .flat_map(|record| record.needs.iter().filter(|need| !was_removed(system, record, need)))
-        .map(|need| without_replaced(system, need))
-        .collect();
+    let before: Vec<&Requirement> = match record {
+        Some(record) => record.needs.iter().filter(|need| !was_removed(system, record, need)).collect(),
+        // A trial says what worked before it.
+        None => system.trial.recorded.iter().flat_map(|trial| &trial.expects).collect(),
+    };
+    let before: Vec<Requirement> = before.into_iter().map(|need| without_replaced(system, need)).collect();
     let mut modules: Vec<KnownModule> = Vec::new();
     let registered: BTreeSet<&str> =
         system.modules_on_kernels.iter().map(|p| p.module.name.as_str()).collect();
@@ -62,6 +63,38 @@ pub(super) fn requirements(
     for need in needs.iter_mut().filter(|need| !need.works && need.class > Importance::Optional) {
         let is_registered = registered.contains(need.module.as_str());
         need.works = running.is_some_and(|running| works_on(system, need, running, is_registered));
+    }
+    needs
+}
+
+/// What is required if the record of the last run is damaged: each module that DKMS has installed for another
+/// kernel, and not for the running one. What depended on it is unknown, so it counts as critical. Otherwise
+/// the running kernel, which may be the one that was held back, would seem to need nothing.
+pub fn without_record(system: &System) -> Vec<Requirement> {
+    let is_proven = |pair: &&ModuleOnKernel| pair.proof.is_ok();
+    let runs = |pair: &ModuleOnKernel| system.inventory.runs(&pair.release);
+    let all = || system.modules_on_kernels.iter().chain(&system.fallbacks).filter(is_proven);
+    let recorded = system.trial.recorded.iter().flat_map(|trial| &trial.expects);
+    let mut needs: Vec<Requirement> = recorded.cloned().collect();
+    for pair in all().filter(|pair| !runs(pair)) {
+        let name = &pair.module.name;
+        let is_known = needs.iter().any(|need| need.module == *name);
+        if is_known || all().any(|other| runs(other) && other.module.name == *name) {
+            continue;
+        }
+        let files = system.files.of_dkms.get(name).into_iter().flatten().map(|file| kernel_name(file));
+        needs.push(Requirement {
+            module: name.clone(),
+            class: Importance::Critical,
+            reason: Use::Remembered.to_string(),
+            why: vec![Use::Installed, Use::Remembered],
+            files: files.collect(),
+            aliases: Vec::new(),
+            origin: Some(ModuleOrigin::Dkms),
+            works: false,
+            worked_on: Some(pair.release.clone()),
+            idle: None,
+        });
     }
     needs
 }

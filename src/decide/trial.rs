@@ -235,10 +235,27 @@ fn is_tried_first(decision: &BootDecision) -> bool {
         && !decision.is_unsafe
 }
 
-fn can_fall_back(candidates: &[Candidate], release: &str, needs: &[Requirement]) -> bool {
+/// Whether a kernel has everything critical.
+pub(super) fn can_fall_back(candidates: &[Candidate], release: &str, needs: &[Requirement]) -> bool {
     let critical = || needs.iter().filter(|need| need.class == Importance::Critical);
     let kernel = candidates.iter().find(|kernel| kernel.release == release);
     kernel.is_some_and(|kernel| kernel.bootable && lacks(kernel, critical()).is_empty())
+}
+
+/// The kernel to return to: the newer one of the boot default and the running kernel, or the newest one that
+/// was good before.
+pub(super) fn fallback_of(
+    system: &System,
+    candidates: &[Candidate],
+    needs: &[Requirement],
+    release: &str,
+) -> Option<String> {
+    let configured = system.boot.configured.as_ref().and_then(|default| default.id.as_ref());
+    let is_configured = |k: &Candidate| system.inventory.of_release(&k.release).map(|k| &k.id) == configured;
+    let known = candidates.iter().filter(|k| k.release != release && k.is_tried());
+    let known =
+        known.filter(|k| can_fall_back(candidates, &k.release, needs) && !has_failed(system, &k.release));
+    known.max_by_key(|k| is_configured(k) || k.running).map(|k| k.release.clone())
 }
 
 /// Decides whether the kernel of a decision is to be booted on trial. None if nothing is required, if the
@@ -264,13 +281,7 @@ pub(super) fn plan(
     {
         return None;
     }
-    // The newer one of the boot default and the running kernel, or the newest one that was good before.
-    let configured = system.boot.configured.as_ref().and_then(|default| default.id.as_ref());
-    let is_configured = |k: &Candidate| system.inventory.of_release(&k.release).map(|k| &k.id) == configured;
-    let known = candidates.iter().filter(|k| k.release != release && k.is_tried());
-    let known =
-        known.filter(|k| can_fall_back(candidates, &k.release, needs) && !has_failed(system, &k.release));
-    let fallback = known.max_by_key(|k| is_configured(k) || k.running)?.release.clone();
+    let fallback = fallback_of(system, candidates, needs, release)?;
     // An EFI variable of an admin overrides the boot default.
     let is_overridden =
         system.boot.default.as_ref().is_some_and(|default| default.set_by == SetBy::LoaderEntryDefault);

@@ -104,17 +104,20 @@ pub fn update_way(question: &UpdateQuestion<'_>) -> UpdateWay {
     if decision.ruling == Ruling::Allow && objections.is_empty() && !question.is_tried_once {
         return UpdateWay::Whole;
     }
-    let Some(chosen) = chosen else { return UpdateWay::Blocked(objections) };
+    let unseen_trial = question.is_tried_once && question.unseen.is_some();
+    let Some(chosen) = chosen.filter(|_| !unseen_trial) else { return UpdateWay::Blocked(objections) };
     let others = kernels.iter().filter(|k| {
         k.name != chosen.name && k.is_refreshed(decision) && (question.accept_losses || k.losses.is_empty())
     });
     UpdateWay::Restricted(others.chain([chosen]).map(|k| k.name.clone()).collect())
 }
 
-/// A kernel that lacks something critical would replace a default that is not visible.
+/// A kernel that lacks something critical, or that has not shown yet that it works, would replace a default
+/// that is not visible.
 fn is_unseen_risk(question: &UpdateQuestion<'_>) -> bool {
     let is_asked_for = matches!(question.decision.because, Reason::Held | Reason::Released);
-    question.unseen.is_some() && !question.decision.default_lacks.is_empty() && !is_asked_for
+    let lacks = !question.decision.default_lacks.is_empty() && !is_asked_for;
+    question.unseen.is_some() && (lacks || question.is_tried_once)
 }
 
 #[cfg(test)]

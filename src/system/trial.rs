@@ -27,9 +27,14 @@ impl TrialFacts {
             Stored::Absent => (None, None),
             Stored::Bad(why) | Stored::Unreadable(why) => (None, Some(why)),
         };
-        // A failed read is in `Root::unread`, and blocks every decision.
-        let can_boot_once = one_shot::is_supported(root, boot).unwrap_or(false);
-        let is_asked = can_boot_once || recorded.as_ref().is_some_and(|trial| trial.entry.is_some());
+        let is_once = recorded.as_ref().is_some_and(|trial| trial.entry.is_some());
+        let can_boot_once = match &boot.invisible {
+            // What the boot loader could do when the trial was prepared is still true.
+            Some(_) => is_once,
+            // A failed read is in `Root::unread`, and blocks every decision.
+            None => one_shot::is_supported(root, boot).unwrap_or(false),
+        };
+        let is_asked = can_boot_once || is_once;
         let one_shot = match is_asked {
             true => one_shot::chosen(root).map_err(|e| e.to_string()),
             false => Ok(None),

@@ -15,6 +15,7 @@ use crate::exit;
 use crate::message;
 use crate::report::observation::observe_with;
 use crate::requirement::Importance;
+use crate::state::trial::Trial;
 use crate::state::{self, LOCK, RECORD, RunRecord, is_ours};
 use crate::sys::{Lock, watchdog};
 use crate::system::System;
@@ -60,6 +61,18 @@ pub fn assert_within(context: &Context, cache: &mut Cache, within: Option<Durati
 /// reason for any code except 0 is logged.
 pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
     let seen = Observed::new(context, cache);
+    assert_as_seen(context, cache, seen)
+}
+
+/// The same, with a trial in place of the recorded one, which could not be written.
+pub(super) fn assert_with_trial(context: &Context, cache: &mut Cache, trial: &Trial) -> u8 {
+    let Observed { mut system, record, .. } = Observed::new(context, cache);
+    system.trial.recorded = Some(trial.clone());
+    let assessment = assess(&system, &context.settings, record.as_ref());
+    assert_as_seen(context, cache, Observed { system, record, assessment })
+}
+
+fn assert_as_seen(context: &Context, cache: &mut Cache, seen: Observed) -> u8 {
     if let Some(unknown) = boot_files::undetermined(context, &seen.system, &seen.assessment) {
         tracing::error!("which kernel should boot next is unknown, and the boot default stays: {unknown}");
         return exit::UNKNOWN;
@@ -76,10 +89,13 @@ pub fn assert_again(context: &Context, cache: &mut Cache) -> u8 {
 /// Makes the right kernel boot next. A trial is prepared for the first time only by the worker, which knows
 /// whether the boot files are complete.
 fn point(context: &Context, cache: &mut Cache, mut seen: Observed) -> anyhow::Result<()> {
-    if trial::withdraw(context, &seen.system, &seen.assessment)? {
+    // A record that cannot be written must not keep the boot default from being corrected.
+    let withdrawn = trial::withdraw(context, &seen.system, &seen.assessment);
+    if let Ok(true) = withdrawn {
         seen = Observed::new(context, cache);
     }
     boot_files::assert_default(context, &seen.system, &seen.assessment)?;
+    withdrawn?;
     if seen.system.trial.recorded.is_some() {
         trial::prepare(context, &seen.system, &seen.assessment)?;
     }

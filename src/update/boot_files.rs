@@ -174,17 +174,17 @@ pub fn refresh(
     let known_held = was_held.clone();
     let last = last.unwrap_or_default();
     let ran = reason.is_some();
-    let (mut boot, whole, touched) = match reason {
+    let (mut boot, touched) = match reason {
         Some(why) => {
             let done = bring_up_to_date(context, system, assessment, last, &why, false);
-            (done.record, done.whole, done.touched)
+            (done.record, done.touched)
         }
         // A disabled update is not tried again, so its last error is dropped.
         None => {
             let error = last.error.filter(|_| context.settings.boot_update);
             // Without knowledge of what is outdated, the list of waiting parts is kept.
             let waiting = if assessment.unknown.is_some() { last.waiting } else { Vec::new() };
-            (BootRecord { error, waiting, ..last }, false, false)
+            (BootRecord { error, waiting, ..last }, false)
         }
     };
     if assessment.is_tried_once() {
@@ -210,7 +210,7 @@ pub fn refresh(
         // due.
         boot.error = None;
     }
-    if whole
+    if touched
         && boot.error.is_some()
         && let Err(e) = fall_back(context, system, assessment)
     {
@@ -219,8 +219,8 @@ pub fn refresh(
     boot
 }
 
-/// If clr-boot-manager failed half-way, the default may be a kernel without an entry, and the choice of the
-/// boot loader is unknown. The running kernel is known to boot.
+/// If clr-boot-manager failed half-way, the default may be a kernel without an entry or without its files, and
+/// the choice of the boot loader is unknown. The running kernel is known to boot.
 fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<()> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
@@ -230,7 +230,8 @@ fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) ->
     }
     let seen = BootFiles::observe(&context.root, &system.inventory);
     let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
-    if seen.of(&chosen.id).is_some() || seen.of(&running.id).is_none() || default == Some(&running.id) {
+    let boots = |id: &str| seen.of(id).is_some_and(|entry| entry.lost.is_none());
+    if boots(&chosen.id) || !boots(&running.id) || default == Some(&running.id) {
         return Ok(());
     }
     let deadline = context.settings.boot_timeout;
@@ -297,7 +298,12 @@ pub fn assert_default(
             NextBoot::Removed { release: gone, .. } => {
                 format!("{release} is the boot default: it was {gone}, which is not installed any more")
             }
-            _ => format!("{release} is the boot default again, because {}", why(decision)),
+            next => match (&assessment.rescue, next.release(), assessment.next_lacks.first()) {
+                (Some(_), Some(next), Some(lack)) => {
+                    format!("{release} is the boot default again, because {next} lacks {lack}")
+                }
+                _ => format!("{release} is the boot default again, because {}", why(decision)),
+            },
         };
         match decision.because {
             // The admin asked for it, so it is not a warning.

@@ -10,6 +10,7 @@ use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};
 use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
 use crate::boot::{self, BootFiles, initrds};
+use crate::boot_decision::{Reason, Ruling};
 use crate::context::Context;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::entry_loss::{EntryLoss, entry_losses};
@@ -22,8 +23,6 @@ use crate::system::{System, expected_entries};
 #[derive(Debug)]
 pub struct UpdateResult {
     pub record: BootRecord,
-    /// Whether clr-boot-manager was run without restrictions.
-    pub whole: bool,
     /// Whether boot files were updated, in one of the two ways.
     pub touched: bool,
 }
@@ -165,7 +164,7 @@ pub fn bring_up_to_date(
 ) -> UpdateResult {
     let refused = |last: BootRecord, why: String| {
         let record = wait(context, system, assessment, last, &why);
-        UpdateResult { record, whole: false, touched: false }
+        UpdateResult { record, touched: false }
     };
     if let Some(unknown) = &assessment.unknown {
         return refused(last, unknown.clone());
@@ -180,7 +179,7 @@ pub fn bring_up_to_date(
                 Some(_) => record.parts,
             };
             let waiting = if record.error.is_none() { Vec::new() } else { record.waiting };
-            UpdateResult { record: BootRecord { parts, waiting, ..record }, whole: true, touched: true }
+            UpdateResult { record: BootRecord { parts, waiting, ..record }, touched: true }
         }
         UpdateWay::Restricted(names) => {
             restricted(context, system, assessment, last, why, &installed(system, &names))
@@ -239,30 +238,51 @@ fn restricted(
             let mut parts = last.parts;
             parts.retain(|part, _| now.contains_key(part));
             parts.extend(now.into_iter().filter(|(part, _)| is_done(part)));
-            let seen = BootFiles::observe(&context.root, &system.inventory).read_back(&lines);
+            let seen = BootFiles::observe(&context.root, &system.inventory);
+            let entries = Some(seen.read_back(&lines).word().to_owned());
+            let error = set_default(context, system, assessment, &seen).err().map(|e| format!("{e:#}"));
+            if let Some(error) = &error {
+                tracing::error!("the boot default: {error}");
+            }
             let record = BootRecord {
                 updated: Some(context.clock.now()),
-                entries: Some(seen.word().to_owned()),
-                error: None,
+                entries,
+                error,
                 waiting: Vec::new(),
                 parts,
                 ..last
             };
-            UpdateResult { record, whole: false, touched: true }
+            UpdateResult { record, touched: true }
         }
         Err(RestrictedError::NotRun(why)) => {
             let record = wait(context, system, assessment, last, &why);
-            UpdateResult { record, whole: false, touched: false }
+            UpdateResult { record, touched: false }
         }
         Err(RestrictedError::Failed(error)) => {
             tracing::error!("boot entries: {error}");
-            UpdateResult {
-                record: BootRecord { error: Some(error), differs: false, ..last },
-                whole: false,
-                touched: true,
-            }
+            UpdateResult { record: BootRecord { error: Some(error), differs: false, ..last }, touched: true }
         }
     }
+}
+
+/// Makes a kernel the boot default that needs no trial any more, after a restricted update: an unrestricted
+/// one would have done that. `files` are the boot files after the update.
+fn set_default(
+    context: &Context,
+    system: &System,
+    assessment: &BootAssessment,
+    files: &BootFiles,
+) -> anyhow::Result<()> {
+    let decision = &assessment.decision;
+    let is_ready = matches!(decision.because, Reason::Proven | Reason::Released)
+        && decision.ruling == Ruling::Allow
+        && !assessment.is_tried_once();
+    let is_overridden = files.default.as_ref().is_some_and(|default| default.set_by.overrides());
+    let chosen = decision.default.as_deref().and_then(|release| system.inventory.of_release(release));
+    let Some(kernel) = chosen.filter(|_| is_ready && !is_overridden) else { return Ok(()) };
+    let deadline = context.settings.boot_timeout;
+    let Context { root, tools, .. } = context;
+    boot::default::set(root, tools, deadline, files, &system.inventory, &kernel.id).map(drop)
 }
 
 /// The command lines of kernels, including those that are not among the observed lines.

@@ -13,6 +13,7 @@ use super::{initrd, overrides, parameter, publish, removal, trial};
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
+use crate::decide::requirements::without_record;
 use crate::decide::unread::blocked;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel};
 use crate::exit;
@@ -151,7 +152,7 @@ impl<'a> Run<'a> {
     fn observe(context: &'a Context, faults: Vec<String>, order: &'a Order) -> Run<'a> {
         let root = &context.root;
         let started = context.clock.now();
-        let before = state::load::<RunRecord>(root, RECORD);
+        let mut before = state::load::<RunRecord>(root, RECORD);
         if let Stored::Bad(reason) = &before {
             match state::set_aside(root, RECORD) {
                 Ok(aside) => tracing::warn!("{reason}; it is kept as {}", root.shown_path(aside).display()),
@@ -166,6 +167,9 @@ impl<'a> Run<'a> {
         engine::recover(context);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         overrides::keep_current(context, &system);
+        if let Stored::Bad(_) = &before {
+            before = Stored::Good(RunRecord { needs: without_record(&system), ..RunRecord::empty(started) });
+        }
         if order.by_hand {
             look_at_sources(&mut system, root, before.as_good(), order);
         }
@@ -395,7 +399,8 @@ impl<'a> Run<'a> {
     /// Makes the right kernel boot next. Returns whether anything was changed.
     fn point(&mut self) -> anyhow::Result<bool> {
         let mut assessment = self.assess();
-        if trial::withdraw(self.context, &self.system, &assessment)? {
+        let withdrawn = trial::withdraw(self.context, &self.system, &assessment);
+        if let Ok(true) = withdrawn {
             self.observe_again();
             assessment = self.assess();
         }
@@ -405,6 +410,7 @@ impl<'a> Run<'a> {
             assessment = self.assess();
         }
         // What failed may have left a boot entry incomplete.
+        withdrawn?;
         let is_whole = self.boot.error.is_none();
         let is_prepared = is_whole && trial::prepare(self.context, &self.system, &assessment)?;
         Ok(changed || is_prepared)

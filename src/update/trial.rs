@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::boot_default::{Observed, REQUEST, assert_again};
+use super::boot_default::{Observed, REQUEST, assert_with_trial};
 use super::boot_files::is_guarded;
 use super::sequence::SWUPD_LOCK;
 use crate::boot::{BootFiles, default, one_shot};
@@ -21,6 +21,7 @@ use crate::decide::trial::{TrialPlan, TrialStage, built, expected, failed_before
 use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
 use crate::exit;
+use crate::kernel::inventory::There;
 use crate::kernel::{Installed, Inventory};
 use crate::message;
 use crate::requirement::{Importance, Requirement, Use};
@@ -56,7 +57,12 @@ pub fn withdraw(context: &Context, system: &System, assessment: &BootAssessment)
         if let Some(fault) = system.trial.fault.as_ref().filter(|_| assessment.trial.is_none()) {
             let aside = state::set_aside(&context.root, TRIAL)?;
             tracing::warn!("{fault}; it is kept as {}", context.root.shown_path(&aside).display());
-            context.root.remove(TRIAL)?;
+            let Some(trial) = lost_trial(context, system, assessment) else {
+                context.root.remove(TRIAL)?;
+                return Ok(false);
+            };
+            tracing::warn!("kernel {} has not shown yet that it works: it is tried again", trial.kernel);
+            return Ok(context.root.write_json(TRIAL, &trial)? == Written::Changed);
         }
         return Ok(false);
     };
@@ -75,6 +81,24 @@ pub fn withdraw(context: &Context, system: &System, assessment: &BootAssessment)
     }
     tracing::debug!("the trial of kernel {} is taken back", recorded.kernel);
     forget_trial(&context.root, recorded, &recorded.kernel)
+}
+
+/// The trial in place of a damaged record: that of the running kernel, if it may be on trial and does not
+/// work. None if another kernel is not better.
+fn lost_trial(context: &Context, system: &System, assessment: &BootAssessment) -> Option<Trial> {
+    let running = system.inventory.running_kernel().filter(|kernel| kernel.booted != There::Yes)?;
+    let release = running.name.release();
+    let fallback = assessment.fallback_of(system, &release)?;
+    let is_required = |need: &&Requirement| {
+        need.class > Importance::Optional && !system.wishes.allows(&release, &need.module)
+    };
+    let entry = system.boot.of(&running.id).filter(|_| system.trial.can_boot_once);
+    let trial = Trial {
+        entry: entry.map(|entry| entry.file.clone()),
+        expects: assessment.needs.iter().filter(is_required).cloned().collect(),
+        ..Trial::new(&release, &fallback, context.clock.now())
+    };
+    (!works_at_a_glance(context, &trial)).then_some(trial)
 }
 
 /// Removes the trial of one kernel from the record. The failed trials of other kernels stay.
@@ -104,8 +128,9 @@ pub fn prepare(context: &Context, system: &System, assessment: &BootAssessment) 
     let Some(plan) = &assessment.trial else { return Ok(false) };
     let of = |release: &str| system.inventory.of_release(release);
     let (Some(kernel), Some(fallback)) = (of(&plan.kernel), of(&plan.fallback)) else { return Ok(false) };
-    if system.boot_blocker.is_some() || !assessment.entry_lacks.is_empty() || !has_good_entry(system, kernel)
-    {
+    let can_return = system.boot.of(&fallback.id).is_some_and(|entry| entry.lost.is_none());
+    let has_entries = can_return && has_good_entry(system, kernel);
+    if system.boot_blocker.is_some() || !assessment.entry_lacks.is_empty() || !has_entries {
         return Ok(false);
     }
     let now = system.in_use.boot.id.clone();
@@ -141,13 +166,7 @@ fn prepare_once(
     let Some(entry) = system.boot.of(&kernel.id) else { return Ok(false) };
     let chosen = system.trial.one_shot.as_ref().map_err(|why| anyhow!("{why}"))?;
     let is_ours = |chosen: &str| system.trial.is_armed() || one_shot::is_same(chosen, &entry.file);
-    if let Some(other) = chosen.as_deref().filter(|chosen| !is_ours(chosen)) {
-        tracing::info!("an admin has chosen {other} for the next boot: kernel {} waits", plan.kernel);
-        return match &system.trial.recorded {
-            Some(recorded) => forget_trial(root, recorded, &plan.kernel),
-            None => Ok(false),
-        };
-    }
+    let other = chosen.as_deref().filter(|chosen| !is_ours(chosen));
     let mut is_armed = chosen.as_deref().is_some_and(|chosen| one_shot::is_same(chosen, &entry.file));
     let mut changed = false;
     let configured = system.boot.configured.as_ref().and_then(|default| default.id.as_ref());
@@ -157,11 +176,25 @@ fn prepare_once(
         is_armed = false;
         let files = BootFiles::observe(root, &system.inventory);
         let deadline = context.settings.boot_timeout;
-        changed = default::set(root, &context.tools, deadline, &files, &system.inventory, &fallback.id)?;
+        let set = default::set(root, &context.tools, deadline, &files, &system.inventory, &fallback.id);
+        if let Some(other) = other {
+            one_shot::choose(root, other)?;
+        }
+        changed = set?;
     }
-    // The record comes first: without it, a boot that failed would look like an admin's choice.
-    record(context, system, assessment, plan, Some(entry.file.clone()), system.in_use.boot.id.clone())?;
+    if let Some(other) = other {
+        tracing::info!("an admin has chosen {other} for the next boot: kernel {} waits", plan.kernel);
+        let is_forgotten = match &system.trial.recorded {
+            Some(recorded) => forget_trial(root, recorded, &plan.kernel)?,
+            None => false,
+        };
+        return Ok(changed || is_forgotten);
+    }
+    let file = Some(entry.file.clone());
     if !is_armed {
+        // The record comes first: without it, a boot that failed would look like an admin's choice. Without
+        // the id of a boot it is not taken for one whose kernel has been booted.
+        record(context, system, assessment, plan, file.clone(), None)?;
         one_shot::choose(root, &entry.file).with_context(|| {
             "the EFI variable cannot be written; with `trial = no` in section [boot] of \
              /etc/clr-dkms/clr-dkms.conf new kernels are booted without a trial"
@@ -170,6 +203,7 @@ fn prepare_once(
         let (new, old) = (&plan.kernel, &plan.fallback);
         tracing::info!("kernel {new} boots next, on trial: {old} stays the boot default until it works");
     }
+    record(context, system, assessment, plan, file, system.in_use.boot.id.clone())?;
     Ok(changed)
 }
 
@@ -417,17 +451,19 @@ fn fail(
     let Some(recorded) = record_of(&context.root, &trial.kernel) else { return Ok(exit::ATTENTION) };
     let failed = Some(TrialFailure { at: context.clock.now(), modules });
     let trial = Trial { failed, expects: trial.expects, ..recorded };
-    context.root.write_json(TRIAL, &trial)?;
+    let written = context.root.write_json(TRIAL, &trial);
     if let Err(e) = clear_choice(&context.root, &trial) {
         tracing::error!("kernel {} boots once more: {e}", trial.kernel);
     }
     let code = match &lock {
-        Ok(_) => assert_again(context, cache),
+        // On a full disk the boot default is corrected nevertheless.
+        Ok(_) => assert_with_trial(context, cache, &trial),
         Err(e) => {
             tracing::warn!("the boot default is corrected by the run that holds the lock: {e}");
             exit::ATTENTION
         }
     };
+    written?;
     if returns {
         let why_not = match lock.is_ok() {
             true => why_not_return(context, cache, &trial),

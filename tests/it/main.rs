@@ -96,6 +96,7 @@ mod transfer;
 mod transfer_refused;
 mod tree_properties;
 mod trial;
+mod trial_faults;
 mod trial_next;
 mod unread;
 mod unread_cmdline;

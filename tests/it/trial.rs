@@ -16,7 +16,7 @@ pub(crate) const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
 pub(crate) const ASSERT: [&str; 2] = ["guard", "--assert"];
 
 /// [`A`] runs, and `/data` depends on `hello`; an update has brought [`B`]. systemd-boot can boot it once.
-fn updated() -> TestRoot {
+pub(crate) fn updated() -> TestRoot {
     let root = TestRoot::guarded();
     root.with_units().secure_boot(false).boots_once().boot("1");
     root.file("etc/fstab", "/dev/sda2 /data hello defaults 0 0\n");

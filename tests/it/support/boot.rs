@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use clr_dkms::boot::{self, BootFiles, Update};
+use clr_dkms::boot::{self, BootFiles};
 use clr_dkms::kernel::Inventory;
 use clr_dkms::sys::{Root, RootKind, Tools};
 
@@ -77,7 +77,7 @@ impl Boot {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    pub(crate) fn update(&self) -> Update {
+    pub(crate) fn update(&self) -> Option<String> {
         boot::update(&self.root, &self.tools, DEADLINE)
     }
 

@@ -1,7 +1,9 @@
 //! What the firmware holds: variables of the boot loader, and the keys of Secure Boot.
 
 use super::{run, scene};
-use crate::scene::Fact::{Data, Default, Error, LoadedByItself, Route, Runs, SecureBoot, Trusted, Variable};
+use crate::scene::Fact::{
+    Data, Default, Error, LoadedByItself, OnTrial, Route, Runs, SecureBoot, Trusted, Variable,
+};
 use crate::scene::Step::{Do, Exits, Is, Reboot, Settle, Update};
 use crate::scene::{A, B, C, Scene};
 
@@ -33,9 +35,11 @@ echo module.sig_unenforce lockdown=integrity >/etc/kernel/cmdline.d/lockdown.con
                 Do("LoaderEntryOneShot", variable("LoaderEntryOneShot", A)),
                 Reboot,
                 Is(Runs(A)),
-                Is(Variable("LoaderEntryOneShot", None)),
+                // The trial of the newer kernel has waited for that boot.
+                Is(OnTrial(B, A)),
                 Reboot,
                 Is(Runs(B)),
+                Is(Variable("LoaderEntryOneShot", None)),
             ],
         ),
         scene(
