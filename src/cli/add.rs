@@ -304,8 +304,7 @@ fn finish(
         let (_, why) = attempt.failure.as_ref()?;
         Some(format!("{}: {why}", attempt.release))
     });
-    let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
-    let left = left.map(|left| format!("{}: {}", left.release, left.why));
+    let left = done.left_alone.iter().filter_map(|left| before.failure(left));
     let mut problems: Vec<String> = failed.chain(left).collect();
     let unproven = if problems.is_empty() { done.unproven.as_slice() } else { &[] };
     let (open, flawed): (Vec<_>, Vec<_>) = unproven.iter().partition(|left| left.state == State::Unknown);
@@ -332,7 +331,18 @@ fn finish(
     for left in &open {
         document.steps.add("install", StepResult::Warning, left.to_string());
     }
-    if done.attempts.is_empty() {
+    // None of what is left alone is a failure here: its dkms.conf excludes these kernels.
+    let is_excluded = |release: &String| done.left_alone.iter().any(|left| left.release == *release);
+    let is_nowhere =
+        done.attempts.is_empty() && !done.left_alone.is_empty() && prepared.releases.iter().all(is_excluded);
+    for left in &done.left_alone {
+        let result = if is_nowhere { StepResult::Warning } else { StepResult::Skipped };
+        document.steps.add("install", result, format!("{}: {}", left.release, left.why));
+    }
+    if is_nowhere {
+        let text = format!("{module} is registered, and is installed on none of these kernels");
+        document.steps.add("install", StepResult::Warning, text);
+    } else if done.attempts.is_empty() && done.left_alone.is_empty() {
         document.steps.add("install", StepResult::Skipped, "nothing to do");
     }
     for refused in &done.refused {
@@ -341,13 +351,13 @@ fn finish(
     for error in registration::keep(context, prepared, before) {
         document.steps.add("replace", StepResult::Failed, error);
     }
-    document.installed = !document.steps.has_failed();
+    document.installed = !document.steps.has_failed() && !is_nowhere;
     if document.installed {
         write_side_files(context, module, consent, document);
     }
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    match !document.steps.has_failed() && done.refused.is_empty() {
+    match !document.steps.has_failed() && !is_nowhere && done.refused.is_empty() {
         true if open.is_empty() => exit::OK,
         true => exit::UNKNOWN,
         false => exit::ATTENTION,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::adopt::Prepared;
-use super::engine::Order;
+use super::engine::{LeftAlone, Order};
 use super::progress::ProgressMode;
 use super::sequence::{self, Done};
 use super::{removal, restoring};
@@ -78,6 +78,17 @@ pub struct Before {
 }
 
 impl Before {
+    /// The failure, if a kernel should not have been left alone. A kernel that has what is to be replaced
+    /// needs the module, even if its `dkms.conf` excludes that kernel.
+    pub fn failure(&self, left: &LeftAlone) -> Option<String> {
+        let text = format!("{}: {}", left.release, left.why);
+        match (left.state.is_fine(), self.kernels.contains(&left.release)) {
+            (false, _) => Some(text),
+            (true, true) => Some(format!("{text}, and what it is to replace is installed there")),
+            (true, false) => None,
+        }
+    }
+
     /// What is to be there again if the module cannot be installed.
     fn replaced(&self) -> Option<ReplacedModule> {
         let replaces = self.replaces_source || !self.others.is_empty();

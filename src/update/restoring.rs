@@ -79,14 +79,15 @@ fn restored(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<Stri
     if is_undetermined(&done) {
         bail!("it cannot be determined what is to be installed");
     }
-    not_installed(&done)
+    not_installed(&done, &BTreeSet::new())
 }
 
 /// What a run was to install and has not installed, as text. A module whose proof is incomplete is installed.
+/// These kernels need it, even if its `dkms.conf` excludes them.
 ///
 /// # Errors
 /// If it was stopped: another run is needed.
-fn not_installed(done: &Done) -> anyhow::Result<Vec<String>> {
+fn not_installed(done: &Done, kernels: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
     if interrupt::asked() {
         bail!("the run was asked to stop");
     }
@@ -98,7 +99,7 @@ fn not_installed(done: &Done) -> anyhow::Result<Vec<String>> {
         let (_, why) = attempt.failure.as_ref()?;
         Some(format!("{} is not installed on {}: {why}", attempt.module, attempt.release))
     }));
-    let left = done.left_alone.iter().filter(|left| !left.state.is_fine());
+    let left = done.left_alone.iter().filter(|left| !left.state.is_fine() || kernels.contains(&left.release));
     let left = left.chain(done.unproven.iter().filter(|left| left.state != State::Unknown));
     errors.extend(
         left.map(|left| format!("{} is not installed on {}: {}", left.module, left.release, left.why)),
@@ -143,7 +144,7 @@ pub(super) fn complete_replacement(context: &Context, change: &ModuleChange) -> 
         ..Order::default()
     };
     let done = sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)?;
-    let failed = not_installed(&done)?;
+    let failed = not_installed(&done, kernels)?;
     if failed.is_empty() {
         root.remove_tree(removal::unfinished(&change.module))?;
         ModuleChange::end(root)?;

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
 use crate::support::tree::{self, difference};
-use crate::support::{A, B, Run, TestRoot, cases, elf, few_or};
+use crate::support::{A, B, LTS, Run, TestRoot, cases, elf, few_or};
 
 /// The sources of the tests.
 pub(crate) fn fixture(layout: &str) -> PathBuf {
@@ -280,6 +280,33 @@ fn a_source_is_installed_and_the_same_one_again_is_nothing_to_do() {
         !changes.iter().any(|change| change.contains("usr/src") || change.contains("/hello")),
         "{changes:?}"
     );
+}
+
+#[test]
+fn a_kernel_that_the_module_excludes_is_named() {
+    let with = |root: &TestRoot, line: &str| {
+        let source = copy(root, "conf-at-top", "hello");
+        let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+        fs::write(source.join("dkms.conf"), conf + line).unwrap();
+        source
+    };
+    // On every kernel.
+    let root = system();
+    let source = with(&root, "BUILD_EXCLUSIVE_KERNEL=\"^5\"\n");
+    let run = add(&root, &source, &["--yes", "--no-build", "--json"]);
+    let document = run.code(1).json();
+    assert_eq!(document["installed"], false, "{document:#}");
+    let steps = document["steps"].as_array().unwrap();
+    let step = steps.iter().rfind(|step| step["step"] == "install").unwrap();
+    assert_eq!(step["result"], "warning", "{document:#}");
+    assert!(root.has("usr/src/hello-1.0") && !root.has(&TestRoot::ko("hello", B)));
+    // On one of two.
+    let root = system();
+    root.kernel(LTS).headers(LTS).tip(LTS);
+    let source = with(&root, "BUILD_EXCLUSIVE_KERNEL=\"^6\\.15\\.\"\n");
+    let run = add(&root, &source, &["--yes", "--no-build"]);
+    run.code(0).shows(&[&format!("{B}: installed and proven"), &format!("skipped: {LTS}: BUILD_EXCLUSIVE")]);
+    assert!(root.has(&TestRoot::ko("hello", B)) && !root.has(&TestRoot::ko("hello", LTS)));
 }
 
 #[test]

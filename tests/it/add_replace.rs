@@ -69,6 +69,51 @@ fn the_older_version_stays_when_the_new_one_fails() {
     }
 }
 
+/// The source, with more lines in its `dkms.conf`, in a directory of that name.
+fn source_with(root: &TestRoot, name: &str, lines: &str) -> PathBuf {
+    let copy = root.outside().join(name);
+    assert!(Command::new("cp").arg("-r").arg(source()).arg(&copy).status().unwrap().success());
+    let conf = fs::read_to_string(copy.join("dkms.conf")).unwrap();
+    fs::write(copy.join("dkms.conf"), conf + lines).unwrap();
+    copy
+}
+
+/// It would be installed on one of the two kernels, or on none.
+#[test]
+fn the_older_version_stays_where_the_new_one_is_excluded() {
+    for exclusion in
+        ["BUILD_EXCLUSIVE_KERNEL=\"^5\"", "BUILD_EXCLUSIVE_KERNEL=\"1592\"", "OBSOLETE_BY=\"6.15\""]
+    {
+        let root = with_older();
+        let source = source_with(&root, "dkms_source_tree", exclusion);
+        let archive = root.outside().join("hello.tar.gz").display().to_string();
+        let mut tar = Command::new("tar");
+        tar.args(["-czf", &archive, "-C"]).arg(root.outside()).arg("dkms_source_tree");
+        assert!(tar.status().unwrap().success());
+        let still_there = |after: &str| {
+            for kernel in [A, B] {
+                assert_eq!(version_on(&root, kernel), "hello/0.9", "{kernel} after {after} of {exclusion}");
+            }
+            for path in ["usr/src/hello-0.9/hello.c", "var/lib/dkms/hello/0.9/source"] {
+                assert!(root.has(path), "{path} after {after} of {exclusion}");
+            }
+            for path in ["usr/src/hello-1.0", "var/lib/dkms/hello/1.0", "var/lib/clr-dkms/change.json"] {
+                assert!(!root.has(path), "{path} after {after} of {exclusion}");
+            }
+        };
+        let run = add(&root, &source, &["--replace", "--no-build"]);
+        run.code(1).shows(&["what it is to replace is installed there", "nothing of it is left"]);
+        still_there("add");
+        if exclusion.contains("1592") {
+            // An import keeps what works on one kernel.
+            continue;
+        }
+        let run = root.run("clr-dkms", &["import", &archive, "--yes", "--replace"]);
+        run.code(1).shows(&["what it is to replace is installed there"]);
+        still_there("import");
+    }
+}
+
 #[test]
 fn another_source_of_the_same_version_is_replaced_on_request() {
     let (root, other) = with_same();

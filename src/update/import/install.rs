@@ -151,8 +151,9 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
             None => done_on.push(attempt.release.as_str()),
         }
     }
-    for left in done.left_alone.iter().filter(|left| is_ours(&left.module) && !left.state.is_fine()) {
-        found.steps.add("install", StepResult::Failed, format!("{}: {}", left.release, left.why));
+    let left_alone = done.left_alone.iter().filter(|left| is_ours(&left.module));
+    for why in left_alone.filter_map(|left| ready.before.failure(left)) {
+        found.steps.add("install", StepResult::Failed, why);
     }
     let flawed: Vec<_> = match found.steps.has_failed() {
         true => Vec::new(),
