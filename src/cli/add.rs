@@ -331,6 +331,9 @@ fn finish(
     for left in &open {
         document.steps.add("install", StepResult::Warning, left.to_string());
     }
+    let hooks = registration::failed_hooks(context, module, done);
+    let is_complete = hooks.is_empty() && done.refused.is_empty();
+    hooks.into_iter().for_each(|step| document.steps.push(step));
     // None of what is left alone is a failure here: its dkms.conf excludes these kernels.
     let is_excluded = |release: &String| done.left_alone.iter().any(|left| left.release == *release);
     let is_nowhere =
@@ -357,7 +360,7 @@ fn finish(
     }
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     document.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    match !document.steps.has_failed() && !is_nowhere && done.refused.is_empty() {
+    match !document.steps.has_failed() && !is_nowhere && is_complete {
         true if open.is_empty() => exit::OK,
         true => exit::UNKNOWN,
         false => exit::ATTENTION,

@@ -39,7 +39,7 @@ pub struct AddStep {
     /// The line of the source that forces it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Evidence>,
-    /// What helps after a failure.
+    /// What helps after a failure or a warning.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_step: Option<String>,
 }

@@ -216,6 +216,13 @@ pub(super) fn of_module(record: &ModuleRecord, names: Option<&str>, system: &Sys
     of_state(*state, module, names.unwrap_or(&whole), kernel, &packages, build(module, kernel, installed))
 }
 
+/// The remedy for a hook script that was not run, or has failed.
+pub fn of_hook(module: &ModuleName, kernel: &str) -> Remedy {
+    let logs = AdminCommand::look("clr-dkms", &["logs", &module.name]).to("see why");
+    let again = AdminCommand::change("clr-dkms", &["rebuild", &module.name, "-k", kernel, "--force"]);
+    Remedy::from(logs).then(Remedy::by_hand("correct the script")).then(again)
+}
+
 /// The remedy for the state of a module on a kernel. `run` builds it there.
 pub fn of_state(
     state: State,
@@ -243,13 +250,7 @@ pub fn of_state(
         }
         State::SkippedExclusive => Remedy::by_hand("stay on the running kernel")
             .or(Remedy::by_hand(format!("find a version of {} for the new one", module.name))),
-        State::HookFailed => {
-            let logs = AdminCommand::look("clr-dkms", &["logs", &module.name]).to("see why");
-            let again = ["rebuild", &module.name, "-k", kernel, "--force"];
-            Remedy::from(logs)
-                .then(Remedy::by_hand("correct the script"))
-                .then(AdminCommand::change("clr-dkms", &again))
-        }
+        State::HookFailed => of_hook(module, kernel),
         State::BrokenSource => {
             let lint = AdminCommand::look("clr-dkms", &["lint", &module.name]).to("see what is wrong");
             Remedy::from(lint).or(give_up(module))

@@ -13,6 +13,9 @@ use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
 use crate::dkms::{ModuleName, Tree, compare_versions};
+use crate::report::add::{AddStep, StepResult};
+use crate::report::remedies::of_hook;
+use crate::report::remedy::CommandTarget;
 use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
 use crate::state::change::{ChangeKind, ModuleChange, ReplacedModule};
 use crate::sys::{FileError, FileKind, Presence, Root, Shortage};
@@ -283,6 +286,19 @@ pub fn install(
     let force = before.replaces_source;
     let order = Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() };
     sequence::work(context, Vec::new(), &order, show)
+}
+
+/// A step for each kernel that has the module although a hook script was not run, or has failed.
+pub fn failed_hooks(context: &Context, module: &ModuleName, done: &Done) -> Vec<AddStep> {
+    let target = CommandTarget::of_root(&context.root);
+    let attempts = done.attempts.iter().filter(|attempt| attempt.module == *module);
+    let steps = attempts.filter(|attempt| attempt.failure.is_none()).filter_map(|attempt| {
+        let why = attempt.hook_error.as_ref()?;
+        let text = format!("{}: {why}", attempt.release);
+        let next_step = Some(of_hook(module, &attempt.release).text(&target));
+        Some(AddStep { step: "install", result: StepResult::Warning, text, next_step, ..AddStep::default() })
+    });
+    steps.collect()
 }
 
 /// Keeps the module, once it is proven, and removes the other versions, whose side files pass to it. The

@@ -1,14 +1,18 @@
 //! PRE_INSTALL and POST_INSTALL in an image: the image is `/`, and this machine is not touched.
 
 use std::path::Path;
+use std::process::Command;
 
+use serde_json::Value;
+
+use crate::add::fixture;
 use crate::support::run::set_mode;
 use crate::support::{B, TestRoot};
 
 /// A shell and its libraries, for an image that has programs of its own.
 pub(crate) fn with_shell(root: &TestRoot) {
     root.directory("usr/bin").directory("usr/lib64").link("bin", "usr/bin").link("lib64", "usr/lib64");
-    let listed = std::process::Command::new("ldd").arg("/bin/sh").output().unwrap();
+    let listed = Command::new("ldd").arg("/bin/sh").output().unwrap();
     let listed = String::from_utf8(listed.stdout).unwrap();
     let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
     for file in libraries.chain(["/bin/sh"]) {
@@ -96,6 +100,38 @@ fn a_script_that_fails_after_the_installation_is_reported_until_it_succeeds() {
     set_mode(&root.at("usr/src/hello-1.0/sub/hook.sh"), 0o755);
     root.run("clr-dkms", &["rebuild", "hello", "--force"]).code(0);
     assert_eq!(root.recorded("hello", B), "ok");
+}
+
+#[test]
+fn add_and_import_report_a_script_that_was_not_run() {
+    let root = TestRoot::updated();
+    let source = root.outside().join("dkms_source_tree");
+    let copied = Command::new("cp").arg("-r").arg(fixture("conf-at-top")).arg(&source).status();
+    assert!(copied.unwrap().success());
+    let conf = std::fs::read_to_string(source.join("dkms.conf")).unwrap();
+    std::fs::write(source.join("dkms.conf"), conf + "POST_INSTALL=\"hook.sh\"\n").unwrap();
+    std::fs::write(source.join("hook.sh"), "#!/bin/sh\nexit 0\n").unwrap();
+    set_mode(&source.join("hook.sh"), 0o644);
+    let archive = root.outside().join("hello.tar.gz").display().to_string();
+    let mut tar = Command::new("tar");
+    tar.args(["-czf", &archive, "-C"]).arg(root.outside()).arg("dkms_source_tree");
+    assert!(tar.status().unwrap().success());
+    for (verb, from) in [("add", source.display().to_string()), ("import", archive)] {
+        let root = TestRoot::updated();
+        root.directory("var/tmp");
+        let document = root.run("clr-dkms", &[verb, &from, "--yes", "--json"]).code(1).json();
+        let of_module = if verb == "add" { &document } else { &document["archives"][0] };
+        let steps = of_module["steps"].as_array().unwrap();
+        let what = "POST_INSTALL of hello/1.0 is not an executable file";
+        let is_it =
+            |step: &&Value| step["step"] == "install" && step["text"].as_str().unwrap().contains(what);
+        let step = steps.iter().find(is_it).unwrap_or_else(|| panic!("{document:#}"));
+        assert_eq!(step["result"], "warning", "{document:#}");
+        let next = step["next_step"].as_str().unwrap();
+        assert!(next.contains(&format!("clr-dkms rebuild hello -k {B} --force")), "{next}");
+        assert!(root.has(&TestRoot::ko("hello", B)) && root.has("usr/src/hello-1.0/hook.sh"), "{verb}");
+        assert_eq!(root.recorded("hello", B), "hook-failed");
+    }
 }
 
 /// dkms only warns of it.

@@ -137,7 +137,7 @@ fn built_from(context: &Context, ready: &[&ReadyImport]) -> BTreeMap<String, Str
 }
 
 /// Reports what became of a module. A module that works on a kernel stays; one that works on none is taken
-/// back. True when it is installed on all of them.
+/// back. True when it is installed on all of them, and complete.
 pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut ImportedArchive) -> bool {
     let module = &ready.prepared.module;
     let is_ours = |of: &ModuleName| of == module;
@@ -184,10 +184,12 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     if attempts.is_empty() && !found.steps.has_failed() {
         found.steps.add("install", StepResult::Skipped, "nothing to do");
     }
-    let mut is_refused = false;
+    let hooks = registration::failed_hooks(context, module, done);
+    let mut is_complete = hooks.is_empty();
+    hooks.into_iter().for_each(|step| found.steps.push(step));
     for refused in done.refused.iter().filter(|refused| is_ours(&refused.module)) {
         found.steps.add("load", StepResult::Warning, format!("{}: {}", refused.release, refused.why));
-        is_refused = true;
+        is_complete = false;
     }
     if !found.steps.has_failed() {
         for error in registration::keep(context, &ready.prepared, &ready.before) {
@@ -197,5 +199,5 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     found.installed = !found.steps.has_failed();
     let remove = AdminCommand::change("clr-dkms", &["remove", &module.to_string()]);
     found.undo = Some(remove.text(&CommandTarget::of_root(&context.root)));
-    found.installed && !is_refused
+    found.installed && is_complete
 }
