@@ -103,6 +103,11 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         document = AddDocument::default();
         prepared = adopt::prepare(context, &order, &mut document);
     }
+    if interrupt::asked() {
+        // What was found may be incomplete.
+        document.steps.add("stop", StepResult::Failed, "the run was asked to stop: nothing has been changed");
+        prepared = None;
+    }
     let before = match &prepared {
         Some(source) => match registration::compare(context, source, arguments.replace) {
             Ok(before) => Some(before),

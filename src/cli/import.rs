@@ -92,6 +92,12 @@ pub fn run(context: &Context, arguments: &ImportArguments, common: &Common) -> a
             );
             ready = None;
         }
+        if interrupt::asked() {
+            // What was found may be incomplete.
+            let why = "the run was asked to stop: nothing has been changed";
+            archive.steps.add("check", StepResult::Failed, why);
+            ready = None;
+        }
         if !arguments.json {
             answer(&checked(&archive, &style), common.color)?;
         }

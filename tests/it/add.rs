@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::support::run::{command, set_mode};
@@ -408,6 +410,37 @@ fn killed_at_any_moment_the_source_is_absent_or_complete_and_the_next_run_finish
         assert_eq!(fs::read_dir(root.at("var/tmp")).unwrap().count(), 0, "{milliseconds} ms");
     }
     assert!(killed > 0);
+}
+
+#[test]
+fn a_run_that_is_asked_to_stop_says_so() {
+    for verb in ["add", "import"] {
+        let root = system();
+        let source = match verb {
+            "add" => fixture("conf-at-top"),
+            _ => {
+                let source = copy(&root, "conf-at-top", "dkms_source_tree");
+                let archive = root.outside().join("hello.tar.gz");
+                tar(&source, &archive, &["-z"]);
+                archive
+            }
+        };
+        let mut command =
+            root.command("clr-dkms", &[verb, &source.display().to_string(), "--dry-run", "--json"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // It begins with a scratch directory.
+        while fs::read_dir(root.at("var/tmp")).unwrap().count() == 0 {
+            assert!(child.try_wait().unwrap().is_none(), "{verb} ended before it began");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        kill(Pid::from_raw(child.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+        let done = child.wait_with_output().unwrap();
+        let text = String::from_utf8(done.stdout).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{text}");
+        assert!(text.contains("the run was asked to stop: nothing has been changed"), "{text}");
+        assert!(!text.contains("\"planned\"") && !root.has("usr/src/hello-1.0"), "{text}");
+        assert_eq!(fs::read_dir(root.at("var/tmp")).unwrap().count(), 0);
+    }
 }
 
 /// A system with one kernel, which runs, and a stand-in for modprobe.
