@@ -18,6 +18,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::{Inventory, NoSuchKernel, Running};
 use crate::limits::TEXT;
 use crate::report::lint::{LintDocument, Target};
+use crate::report::remedy::CommandTarget;
 use crate::report::render::json;
 use crate::report::render::lint::screen;
 use crate::report::render::style::ScreenStyle;
@@ -66,7 +67,7 @@ pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> any
     };
     let targets = targets.into_iter().map(|asked| bench.look(asked)).collect();
     let known = bench.kernels.iter().filter(|(_, matters)| *matters).map(|(release, _)| release.clone());
-    let document = LintDocument::of(known.collect(), targets);
+    let document = LintDocument::of(known.collect(), targets, &CommandTarget::of_root(&context.root));
     let style = ScreenStyle::here(true, context.clock.now());
     let text = if arguments.json { json(&document)? } else { screen(&document, &style) };
     answer(&text, common.color)?;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::remedy::{AdminCommand, CommandTarget};
 use crate::dkms::lint::{Finding, Severity};
 
 /// The findings of all targets.
@@ -31,8 +32,14 @@ pub struct Target {
 }
 
 impl LintDocument {
-    /// Builds the document.
-    pub fn of(kernels: Vec<String>, targets: Vec<Target>) -> LintDocument {
+    /// Builds the document. Its commands are for that system.
+    pub fn of(kernels: Vec<String>, mut targets: Vec<Target>, system: &CommandTarget) -> LintDocument {
+        for finding in targets.iter_mut().flat_map(|target| &mut target.findings) {
+            let Some(arguments) = finding.dkms.take() else { continue };
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let line = AdminCommand::change("dkms", &arguments).line(system);
+            finding.clear += &format!(": `{line}`");
+        }
         let mut document = LintDocument { schema: 1, summary: String::new(), kernels, targets };
         document.summary = document.sum();
         document

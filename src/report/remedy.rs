@@ -71,12 +71,16 @@ impl AdminCommand {
 
     /// The command as text. Commands that require root always begin with `sudo`.
     pub fn text(&self, target: &CommandTarget) -> String {
+        let purpose = self.purpose.iter().map(|purpose| format!(" to {purpose}"));
+        format!("run `{}`{}", self.line(target), purpose.collect::<String>())
+    }
+
+    /// The command line alone, as it can be pasted into a shell.
+    pub fn line(&self, target: &CommandTarget) -> String {
         let words = self.words(target);
         let quoted: Vec<String> = words.iter().map(|word| quoted(word)).collect();
         let sudo = if self.as_root { "sudo " } else { "" };
-        let purpose = self.purpose.iter().map(|purpose| format!(" to {purpose}"));
-        let line = quoted.join(" ");
-        format!("run `{sudo}{line}`{}", purpose.collect::<String>())
+        format!("{sudo}{}", quoted.join(" "))
     }
 }
 

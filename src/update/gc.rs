@@ -12,6 +12,7 @@ use crate::dkms::log::LOGS;
 use crate::dkms::{Cache, ModuleName, Tree, architecture, leftovers, old_logs, unbuild};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Inventory, Running};
+use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::sys::{FileError, FileKind, Presence, Root, interrupt};
 
 /// Directories that may have boot files, in addition to the entries.
@@ -222,8 +223,10 @@ fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
 /// A message if a module that was registered no longer is.
 fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<String> {
     let knows = |tree: &Tree| tree.modules.iter().any(|m| m.module == *module);
-    (knows(before) && !knows(&Tree::observe(root)))
-        .then(|| format!("{module} is no longer registered: run `sudo dkms add {module}`"))
+    (knows(before) && !knows(&Tree::observe(root))).then(|| {
+        let add = AdminCommand::change("dkms", &["add", &module.to_string()]);
+        format!("{module} is no longer registered: {}", add.text(&CommandTarget::of_root(root)))
+    })
 }
 
 fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), FileError>) {

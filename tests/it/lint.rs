@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::run::set_mode;
+use crate::support::run::{command, set_mode};
 use crate::support::tree::difference;
 use crate::support::{A, B, LTS, Run, TestRoot};
 
@@ -329,6 +329,32 @@ fn a_conf_that_is_elsewhere() {
     // One that can be used as it is comes first.
     root.file("usr/src/hello-1.0/a/dkms.conf.in", GOOD);
     assert!(next_step("b/dkms.conf").contains("b/dkms.conf first"));
+}
+
+#[test]
+fn commands_are_for_the_image_and_can_be_pasted() {
+    let root = system(GOOD);
+    root.link("var/lib/dkms/lost/2.1/source", "/usr/src/lost-2.1");
+    for name in ["x~y", "x;reboot;"] {
+        let conf = GOOD.replace("\"hello\"", &format!("'{name}'"));
+        root.file(&format!("usr/src/{name}-1.0/dkms.conf"), conf);
+    }
+    let image = root.path().display().to_string();
+    let mut lint = command("clr-dkms", &root.tools());
+    let done = lint.args(["lint", "--json", "--root", &image]).output().unwrap();
+    let document: Value = serde_json::from_slice(&done.stdout).unwrap();
+    let step = |target: &str, id: &str| {
+        let targets = document["targets"].as_array().unwrap();
+        let target = targets.iter().find(|found| found["name"].as_str().unwrap().ends_with(target)).unwrap();
+        let finding = target["findings"].as_array().unwrap().iter().find(|found| found["id"] == id);
+        finding.unwrap_or_else(|| panic!("{document:#}"))["next_step"].as_str().unwrap().to_owned()
+    };
+    let remove = format!("`sudo chroot {image} dkms remove -m lost -v 2.1 --all`");
+    assert!(step("lost/2.1", "no-source").ends_with(&remove), "{}", step("lost/2.1", "no-source"));
+    let add = format!("register it: `sudo chroot {image} dkms add -m 'x~y' -v 1.0`");
+    assert_eq!(step("x~y-1.0", "not-registered"), add);
+    // dkms cannot take that name.
+    assert!(!step("x;reboot;-1.0", "not-registered").contains("sudo"));
 }
 
 #[test]

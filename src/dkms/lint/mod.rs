@@ -20,8 +20,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::conf::{ConfFile, DkmsConf, DkmsRules, Trace};
-use super::{ModuleName, tree};
-use crate::sys::shell;
+use super::{ModuleName, is_usable_name, tree};
 pub use own_modules::own_modules;
 use rules::{Check, LintRule, RULES};
 use source::SourceFiles;
@@ -57,6 +56,9 @@ pub struct Finding {
     /// The remedy.
     #[serde(rename = "next_step")]
     pub clear: String,
+    /// The arguments of dkms in a command that does this. Which root it is for is not known here.
+    #[serde(skip)]
+    pub dkms: Option<Vec<String>>,
 }
 
 /// A file that is evaluated for a module.
@@ -160,22 +162,33 @@ pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) 
         id: "no-conf",
         what: "there is no dkms.conf".to_owned(),
         clear,
+        dkms: None,
     }
 }
 
 /// A registered module whose source does not exist.
 pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
-    let (name, version) = (shell::quoted(&module.name), shell::quoted(&module.version));
+    let remove = command_of("remove", module).map(|words| [words, vec!["--all".to_owned()]].concat());
+    let clear = match remove {
+        Some(_) => "put the source back, or take the module out",
+        None => "put the source back",
+    };
     Finding {
         file: format!("{}/{module}", tree::TREE),
         line: None,
         severity: Severity::Error,
         id: "no-source",
         what: reason.to_owned(),
-        clear: format!(
-            "put the source back, or take the module out: `sudo dkms remove -m {name} -v {version} --all`"
-        ),
+        clear: clear.to_owned(),
+        dkms: remove,
     }
+}
+
+/// The arguments of dkms for a module. None if dkms cannot take its name.
+fn command_of(verb: &str, module: &ModuleName) -> Option<Vec<String>> {
+    let ModuleName { name, version } = module;
+    let is_usable = is_usable_name(name) && is_usable_name(version);
+    is_usable.then(|| [verb, "-m", name, "-v", version].map(str::to_owned).to_vec())
 }
 
 /// All findings, sorted by place.
@@ -235,6 +248,7 @@ fn finding(subject: &LintSubject<'_>, rule: &LintRule, hit: Hit) -> Finding {
         id: rule.id,
         what: hit.what,
         clear: hit.clear.unwrap_or_else(|| rule.clear.to_owned()),
+        dkms: hit.dkms,
     }
 }
 

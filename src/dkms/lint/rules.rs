@@ -176,7 +176,7 @@ pub(super) const RULES: &[LintRule] = &[
         Subject(source::no_license),
         "add MODULE_LICENSE(\"GPL\"), or what the license is",
     ),
-    rule("not-registered", Warning, Subject(source::not_registered), "register it with `sudo dkms add`"),
+    rule("not-registered", Warning, Subject(source::not_registered), "register it"),
     rule("writable-by-others", Warning, Subject(source::writable_by_others), "take the right away"),
     rule(
         "not-all-seen",

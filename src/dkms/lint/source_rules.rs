@@ -7,9 +7,9 @@ use std::path::{Component, Path, PathBuf};
 use super::makefile::Makefile;
 use super::source::SourceEntry;
 use super::view::{ConfView, Hit, LintPlace};
-use super::{Expected, Finding, LintSubject, Severity};
+use super::{Expected, Finding, LintSubject, Severity, command_of};
 use crate::dkms::uname::asks_release;
-use crate::dkms::{compare_versions, is_usable_name};
+use crate::dkms::{ModuleName, compare_versions, is_usable_name};
 use crate::kernel::config_file::value;
 use crate::sys::{FileKind, shell};
 
@@ -25,6 +25,7 @@ pub(super) fn precompiled(directory: &str) -> Finding {
         id: "precompiled-only",
         what: PRECOMPILED.to_owned(),
         clear: "get the source of the module".to_owned(),
+        dkms: None,
     }
 }
 
@@ -292,8 +293,12 @@ pub(super) fn not_registered(subject: &LintSubject<'_>) -> Vec<Hit> {
     if subject.is_registered != Some(false) {
         return Vec::new();
     }
-    let clear = format!("register it: `sudo dkms add -m {name} -v {version}`");
-    vec![Hit::new(LintPlace::Directory, "it is not registered with DKMS, and never built").clear(clear)]
+    let hit = Hit::new(LintPlace::Directory, "it is not registered with DKMS, and never built");
+    let module = ModuleName { name: name.clone(), version: version.clone() };
+    vec![match command_of("add", &module) {
+        Some(arguments) => hit.dkms(arguments),
+        None => hit.clear("give it a name and a version that dkms can take, and register it"),
+    }]
 }
 
 pub(super) fn writable_by_others(subject: &LintSubject<'_>) -> Vec<Hit> {

@@ -26,11 +26,13 @@ pub(super) struct Hit {
     pub(super) severity: Option<Severity>,
     /// The remedy, if it differs from that of the rule.
     pub(super) clear: Option<String>,
+    /// See [`Finding::dkms`](super::Finding::dkms).
+    pub(super) dkms: Option<Vec<String>>,
 }
 
 impl Hit {
     pub(super) fn new(place: LintPlace, what: impl Into<String>) -> Hit {
-        Hit { place, what: what.into(), severity: None, clear: None }
+        Hit { place, what: what.into(), severity: None, clear: None, dkms: None }
     }
 
     pub(super) fn severity(self, severity: Severity) -> Hit {
@@ -39,6 +41,10 @@ impl Hit {
 
     pub(super) fn clear(self, clear: impl Into<String>) -> Hit {
         Hit { clear: Some(clear.into()), ..self }
+    }
+
+    pub(super) fn dkms(self, arguments: Vec<String>) -> Hit {
+        Hit { dkms: Some(arguments), ..self }
     }
 }
 
