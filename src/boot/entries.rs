@@ -65,7 +65,9 @@ pub(super) fn read(
             }
             Ok(Some(text)) => {
                 let entry = parse(file, &text, namespace);
-                let lost = entry.id.as_ref().and_then(|_| files_of(&text).find(|file| place.has_lost(file)));
+                // Another fault is reported of a copy.
+                let is_ours = entry.id.is_some() && !entry.copy;
+                let lost = files_of(&text).filter(|_| is_ours).find(|file| place.has_lost(file));
                 menu.entries.push(BootEntry { lost: lost.map(|file| place.shown_path(&file)), ..entry });
             }
             Ok(None) => {}
