@@ -156,7 +156,7 @@ impl Finder<'_> {
         let mut replaced = BTreeMap::new();
         for found in placeholder::all(&original) {
             let (value, decision) = found.value(self.source, path, &original, &known)?;
-            text = text.replace(&found.token, &value);
+            text = found.replaced(&text, &value);
             self.decisions.push(decision);
             if found.is_marked() {
                 replaced.insert(found.token, value);

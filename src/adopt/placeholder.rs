@@ -43,11 +43,18 @@ pub(super) fn all(text: &str) -> Vec<Placeholder> {
                 add(token.as_str(), at + 1);
             }
         }
-        if line.trim_start().starts_with("PACKAGE_VERSION") {
-            WORDS.iter().filter(|word| line.contains(**word)).for_each(|word| add(word, at + 1));
+        if let Some(word) = word(line) {
+            add(word, at + 1);
         }
     }
     found
+}
+
+/// The word that is the whole value of a line that sets the version. Elsewhere it may be a variable.
+fn word(line: &str) -> Option<&'static str> {
+    let (_, value) = line.trim_start().strip_prefix("PACKAGE_VERSION")?.split_once('=')?;
+    let value = value.split(" #").next()?.trim().trim_matches(['"', '\'']);
+    WORDS.into_iter().find(|word| *word == value)
 }
 
 /// The values that are known of a module.
@@ -63,6 +70,15 @@ impl Placeholder {
     /// The version, or a part of the name of the package.
     pub(super) fn is_version(&self) -> bool {
         self.token.contains("VERSION") || WORDS.contains(&self.token.as_str())
+    }
+
+    /// The text with this value in its place.
+    pub(super) fn replaced(&self, text: &str, value: &str) -> String {
+        let replaced = text.split_inclusive('\n').map(|line| {
+            let is_there = !WORDS.contains(&self.token.as_str()) || word(line) == Some(self.token.as_str());
+            if is_there { line.replace(&self.token, value) } else { line.to_owned() }
+        });
+        replaced.collect()
     }
 
     /// It also occurs in the sources: words without a mark may mean something else there.
@@ -177,6 +193,18 @@ mod tests {
         let expected =
             [("@NAME@", 2), ("#MODULE_VERSION#", 3), ("__JOBS", 5), ("to be filled by make dkms", 6)];
         assert_eq!(found, expected.map(|(token, line)| (token.to_owned(), line)));
+    }
+
+    #[test]
+    fn words_without_a_mark() {
+        let text = "DKMS_VERSION=1.2\nPACKAGE_VERSION=\"DKMS_VERSION\" # DKMS_VERSION\nX=$DKMS_VERSION\n";
+        let found = all(text);
+        assert_eq!(found, [Placeholder { token: "DKMS_VERSION".to_owned(), line: 2 }]);
+        let replaced = "DKMS_VERSION=1.2\nPACKAGE_VERSION=\"3\" # 3\nX=$DKMS_VERSION\n";
+        assert_eq!(found[0].replaced(text, "3"), replaced);
+        for value in ["$DKMS_VERSION", "\"${DKMS_VERSION}\"", "DKMS_VERSION_2", "\"$(DKMS_VERSION)\""] {
+            assert_eq!(all(&format!("PACKAGE_VERSION={value}\n")), [], "{value}");
+        }
     }
 
     #[test]

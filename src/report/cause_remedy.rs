@@ -96,6 +96,10 @@ mod tests {
                 "/bin/sh: 1: flex: not found",
                 "run `swupd search-file flex` to see which bundle has it, then install that bundle",
             ),
+            (
+                "/usr/src/x/dkms.conf: line 1: 3.4=1.2: command not found",
+                "correct line 1 of /usr/src/x/dkms.conf",
+            ),
             ("cp: error writing '/a/b': No space left on device", "make room on the file system of /a/b"),
             (
                 "gcc: fatal error: Killed signal terminated program cc1",

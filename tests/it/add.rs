@@ -210,6 +210,24 @@ fn choices_are_made_by_options() {
 }
 
 #[test]
+fn a_variable_with_the_name_of_a_placeholder_stays() {
+    let root = system();
+    let source = copy(&root, "conf-at-top", "hello");
+    fs::write(source.join("VERSION"), "3.4\n").unwrap();
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    for value in ["$DKMS_VERSION", "${DKMS_VERSION}"] {
+        let version = format!("PACKAGE_VERSION=\"{value}\"");
+        let text = "DKMS_VERSION=\"1.2\"\n".to_owned() + &conf.replace("PACKAGE_VERSION=\"1.0\"", &version);
+        fs::write(source.join("dkms.conf"), text).unwrap();
+        let (code, found) = looked_at(&source, &[]);
+        assert_eq!((code, &found["version"]), (0, &"1.2".into()), "{found:#}");
+        let result = found["dkms_conf"].as_str().unwrap();
+        assert!(result.starts_with("DKMS_VERSION=\"1.2\"\n"), "{result}");
+        assert!(result.contains("\nPACKAGE_VERSION=\"1.2\"\n"), "{result}");
+    }
+}
+
+#[test]
 fn archives_are_taken_as_directories_are() {
     let root = system();
     let source = copy(&root, "no-version", "hello-3.4");

@@ -353,6 +353,10 @@ fn command(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
     if is_kernels(&name, case) {
         return Some(Cause::Headers { missing: Some(name) });
     }
+    if name.contains('=') {
+        // An assignment that is none, as its left side is not a name.
+        return Some(Cause::Packaging(PackagingFault::Mistake));
+    }
     let is_system = ["/bin/", "/usr/bin/", "/usr/sbin/", "/sbin/"].iter().any(|at| name.starts_with(at));
     Some(match name.contains('/') && !is_system || IS_SCRIPT.is_match(&name) {
         true => Cause::Packaging(PackagingFault::Script { script: Some(name) }),
