@@ -9,7 +9,7 @@ use super::evidence::{AdoptError, Decision, Evidence};
 use super::generate::generate;
 use super::placeholder::{self, KnownValues};
 use super::substitute;
-use super::tree::{SourceTree, name_of};
+use super::tree::{SourceTree, name_of, plain};
 use super::unpack::Unpacked;
 use super::version;
 use crate::dkms::conf::{ConfError, Trace, traced};
@@ -31,8 +31,8 @@ pub struct Search<'a> {
     pub name: Option<&'a str>,
     /// The version that was asked for.
     pub version: Option<&'a str>,
-    /// The `dkms.conf` that was asked for, relative to the top of the source.
-    pub conf: Option<&'a Path>,
+    /// The paths, relative to the top of the source, that may be meant by the `dkms.conf` that was asked for.
+    pub confs: &'a [PathBuf],
     /// The kernel that the `dkms.conf` is evaluated for.
     pub release: &'a str,
 }
@@ -84,13 +84,16 @@ pub fn find(search: &Search<'_>) -> Result<Adoptable, AdoptError> {
 
 /// The file to start from: the one that was asked for, else the shallowest.
 fn chosen_conf(search: &Search<'_>, source: &SourceTree<'_>) -> Result<Option<PathBuf>, AdoptError> {
-    if let Some(asked) = search.conf {
+    if let [asked, ..] = search.confs {
         // Also the directory of it.
-        let places = [asked.to_owned(), asked.join("dkms.conf")];
-        let found = places.into_iter().find(|path| source.files().any(|file| file == path.as_path()));
-        return found
-            .map(Some)
-            .ok_or_else(|| AdoptError::Unknown(format!("there is no {} in the source", asked.display())));
+        let mut places = search.confs.iter().flat_map(|path| [plain(path), plain(&path.join("dkms.conf"))]);
+        let found = places.find(|path| source.files().any(|file| file == path.as_path()));
+        return found.map(Some).ok_or_else(|| {
+            let confs = source.files().filter(|path| name_of(path).starts_with("dkms.conf"));
+            let confs: Vec<String> = confs.map(|path| path.display().to_string()).collect();
+            let confs = if confs.is_empty() { "no dkms.conf".to_owned() } else { confs.join(", ") };
+            AdoptError::Unknown(format!("there is no {} in the source, which has {confs}", asked.display()))
+        });
     }
     // A complete file counts before a template, and before the one of a package.
     let rank = |path: &Path| match name_of(path) {

@@ -41,7 +41,7 @@ pub struct AddOrder {
     pub name: Option<String>,
     /// Its version.
     pub version: Option<String>,
-    /// The `dkms.conf` in the source.
+    /// The `dkms.conf` in the source; the path of the source may be in front of it.
     pub conf: Option<PathBuf>,
     /// Do not build before the registration.
     pub no_build: bool,
@@ -124,6 +124,7 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     let inventory = Inventory::observe(&context.root);
     let releases: Vec<String> = inventory.tips().iter().map(|kernel| kernel.name.release()).collect();
     let release = releases.first().map_or(ANY_KERNEL, String::as_str);
+    let confs = order.conf.iter().flat_map(|asked| places_of(&order.source, asked)).collect::<Vec<_>>();
     let search = Search {
         root: &context.root,
         tools: &context.tools,
@@ -131,7 +132,7 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
         unpacked: &unpacked,
         name: order.name.as_deref(),
         version: order.version.as_deref(),
-        conf: order.conf.as_deref(),
+        confs: &confs,
         release,
     };
     let found = find(&search).and_then(|found| {
@@ -166,6 +167,17 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
         document.steps.add(STEP, StepResult::Skipped, later);
     }
     Some(Prepared { scratch, source, module, releases })
+}
+
+/// The paths in a source that are meant by the path of a `dkms.conf`.
+fn places_of(source: &Path, asked: &Path) -> Vec<PathBuf> {
+    let absolute = |path: &Path| std::path::absolute(path);
+    let below = absolute(source).and_then(|source| {
+        let asked = absolute(asked)?;
+        Ok(asked.strip_prefix(source).ok().map(Path::to_owned))
+    });
+    // Without a working directory it can only be relative to the source.
+    std::iter::once(asked.to_owned()).chain(below.ok().flatten()).collect()
 }
 
 /// Warns of the modules that a kernel has already.

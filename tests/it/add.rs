@@ -207,6 +207,20 @@ fn choices_are_made_by_options() {
     assert_eq!((code, &found["steps"][1]["cause"]), (1, &"bad-name".into()));
     let (code, found) = looked_at(&fixture("conf-at-top"), &["--conf", "nowhere"]);
     assert_eq!((code, &found["steps"][1]["result"]), (1, &"failed".into()));
+    let text = found["steps"][1]["text"].as_str().unwrap();
+    assert!(text.ends_with("which has dkms.conf"), "{text}");
+    let several = fixture("several-confs");
+    let whole = several.join("./b/dkms.conf").display().to_string();
+    for conf in ["./b/dkms.conf", "b/../b/dkms.conf", "./b", &whole] {
+        let (code, found) = looked_at(&several, &["--conf", conf]);
+        assert_eq!((code, &found["name"], &found["directory"]), (0, &"other".into(), &"b".into()), "{conf}");
+    }
+    // From the working directory.
+    let root = system();
+    let source = copy(&root, "several-confs", "two");
+    let mut command = root.command("clr-dkms", &["add", "two", "--dry-run", "--conf", "two/b/dkms.conf"]);
+    let done = command.current_dir(source.parent().unwrap()).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
 }
 
 #[test]
