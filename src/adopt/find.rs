@@ -154,6 +154,9 @@ impl Finder<'_> {
         let guess =
             base::find(self.source, path, &self.places(&first)).map_or(own.to_owned(), |(base, _)| base);
         let version = self.version(path, &original, &first, &trace, &guess)?;
+        if !can_be_built(&version) {
+            return Err(AdoptError::BadName(version, "version"));
+        }
         let known = self.known(&version, &guess);
         let mut text = original.clone();
         let mut replaced = BTreeMap::new();
@@ -225,7 +228,7 @@ impl Finder<'_> {
         let project = project_name(&self.search.unpacked.name);
         let name = self.search.name.map(str::to_owned).or(generated.module.clone()).unwrap_or(project);
         for (value, what) in [(&name, "name"), (&version, "version")] {
-            if !is_usable_name(value) {
+            if !can_be_built(value) {
                 return Err(AdoptError::BadName(value.clone(), what));
             }
         }
@@ -286,9 +289,6 @@ impl Finder<'_> {
         base: &Path,
     ) -> Result<String, AdoptError> {
         if let Some(asked) = self.search.version {
-            if !is_usable_name(asked) {
-                return Err(AdoptError::BadName(asked.to_owned(), "version"));
-            }
             self.decide("version", asked, "given by --version", None);
             return Ok(asked.to_owned());
         }
@@ -321,7 +321,7 @@ impl Finder<'_> {
             ),
             None => (conf.package_name.clone(), "PACKAGE_NAME"),
         };
-        if !is_usable_name(&name) {
+        if !can_be_built(&name) {
             return Err(AdoptError::BadName(name, "name"));
         }
         self.decide("name", &name, why, evidence);
@@ -369,6 +369,12 @@ impl Finder<'_> {
         }
         Ok(())
     }
+}
+
+/// Whether dkms takes a name or a version, and the kernel builds in a directory of that name.
+fn can_be_built(text: &str) -> bool {
+    // A colon ends a target of a Makefile: kbuild refuses a path that has one.
+    is_usable_name(text) && !text.contains(':')
 }
 
 fn line_of(trace: &Trace, directive: &str) -> Option<usize> {
