@@ -8,11 +8,15 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use super::evidence::{AdoptError, Evidence};
-use super::tree::{SourceTree, plain};
+use super::tree::{KbuildFile, SourceTree, plain};
 use super::unpack::Unpacked;
+use crate::dkms::lint::makefile::logical_lines;
 use crate::dkms::{DkmsConf, pattern};
 
 static VERSION: LazyLock<Regex> = LazyLock::new(|| pattern(r##""[#@][A-Z_]*VERSION[A-Z_]*[#@]""##));
+/// What stands in a Makefile for the directory of the source.
+const OF_SOURCE: [&str; 9] =
+    ["$(src)/", "${src}/", "$(obj)/", "$(M)/", "$(PWD)/", "${PWD}/", "$(CURDIR)/", "$(srcdir)/", "pwd)/"];
 /// Programs that fetch something.
 const DOWNLOADS: [&str; 4] = ["wget ", "curl ", "git clone", "git fetch"];
 
@@ -66,14 +70,30 @@ pub(super) fn needed_submodule(
 ) -> Option<(PathBuf, Option<Evidence>)> {
     let empty = empty_submodules(source, &unpacked.empty_submodules);
     empty.into_iter().find_map(|(path, evidence)| {
-        // A submodule outside of the base is not used by its recipe, and a recipe cannot name one
-        // that is not UTF-8.
-        let below = path.strip_prefix(base).ok()?.to_str()?.to_owned();
-        let names = |text: &str| text.split_whitespace().any(|word| word.contains(&below));
-        let makefiles = source.kbuild.iter().filter(|file| file.path.starts_with(base));
-        let is_needed = below.is_empty() || makefiles.into_iter().any(|file| names(&file.text));
+        // A submodule outside of the base is not used by its recipe.
+        let below = path.strip_prefix(base).ok()?;
+        let names = |file: &KbuildFile| {
+            // The kernel runs make in the base, and the paths may be relative to that or to the Makefile.
+            let places = [base, file.directory()].map(|place| place.strip_prefix(base).unwrap_or(place));
+            let lines = logical_lines(&file.text);
+            let mut words = lines.iter().flat_map(|(_, line)| line.split_whitespace());
+            words.any(|word| places.iter().any(|place| names_directory(word, place, below)))
+        };
+        let mut makefiles = source.kbuild.iter().filter(|file| file.path.starts_with(base));
+        let is_needed = below.as_os_str().is_empty() || makefiles.any(names);
         is_needed.then_some((path, evidence))
     })
+}
+
+/// Whether a word of a Makefile has a path in this directory of the source. `/lib/modules` is not in `lib`.
+fn names_directory(word: &str, place: &Path, directory: &Path) -> bool {
+    let is_below = |text: &str| {
+        let text = text.strip_prefix("-I").unwrap_or(text).split([')', ',', ';', '"', '\'']).next();
+        plain(&place.join(text.unwrap_or_default())).starts_with(directory)
+    };
+    let marks = word.match_indices(['=', ',', '"', '\'']).map(|(at, mark)| at + mark.len());
+    let tops = OF_SOURCE.iter().flat_map(|top| word.match_indices(top)).map(|(at, top)| at + top.len());
+    std::iter::once(0).chain(marks).chain(tops).any(|at| is_below(&word[at..]))
 }
 
 /// Refuses a source whose preparation downloads something, or is a build system of its own.
@@ -124,7 +144,7 @@ pub(super) fn check_build_system(source: &SourceTree<'_>, base: &Path) -> Result
 
 #[cfg(test)]
 mod tests {
-    use super::{VERSION, downloads};
+    use super::*;
 
     #[test]
     fn lines_that_fetch() {
@@ -136,6 +156,47 @@ mod tests {
         for line in ["if command -v curl >/dev/null; then", "# wget x", "echo \"wget is missing\"", "make"] {
             assert!(!downloads(line), "{line}");
         }
+    }
+
+    #[test]
+    fn directories_in_makefiles() {
+        for word in [
+            "lib",
+            "lib/",
+            "lib/a.o",
+            "-Ilib",
+            "./lib/a.c",
+            "-I$(src)/lib",
+            "M=lib",
+            "M=$(PWD)/lib",
+            "pwd)/lib",
+            "lib/*.c)",
+            "CFLAGS=\"-Ilib\"",
+            "$(addprefix,lib/a",
+        ] {
+            assert!(names_directory(word, Path::new(""), Path::new("lib")), "{word}");
+        }
+        for word in [
+            "/lib/modules/$(KVER)/build",
+            "mylib",
+            "lib.o",
+            "zlib/a.o",
+            "a/lib",
+            "../lib",
+            "$(lib)",
+            "$(DESTDIR)/lib",
+            "lib-objs",
+            "-L/usr/lib",
+            "KDIR=/lib/modules",
+        ] {
+            assert!(!names_directory(word, Path::new(""), Path::new("lib")), "{word}");
+        }
+    }
+
+    #[test]
+    fn directories_in_makefiles_of_subdirectories() {
+        let names = |word| names_directory(word, Path::new("src"), Path::new("lib"));
+        assert!(names("../lib") && names("-I$(src)/../lib/a.h") && !names("lib"));
     }
 
     #[test]

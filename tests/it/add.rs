@@ -235,6 +235,20 @@ fn choices_are_made_by_options() {
 }
 
 #[test]
+fn an_empty_submodule_counts_where_the_build_names_it() {
+    let root = system();
+    let source = copy(&root, "conf-at-top", "hello");
+    fs::write(source.join(".gitmodules"), "[submodule \"lib\"]\n\tpath = lib\n\turl = x\n").unwrap();
+    let makefile = "# lib/ has examples\nKDIR ?= /lib/modules/$(KVER)/build\nobj-m := hello.o\n";
+    fs::write(source.join("Makefile"), makefile).unwrap();
+    let (code, found) = looked_at(&source, &[]);
+    assert_eq!(code, 0, "{found:#}");
+    fs::write(source.join("Makefile"), format!("{makefile}ccflags-y += -I$(src)/lib\n")).unwrap();
+    let (code, found) = looked_at(&source, &[]);
+    assert_eq!((code, &found["steps"][1]["cause"]), (1, &"empty-submodule".into()), "{found:#}");
+}
+
+#[test]
 fn a_variable_with_the_name_of_a_placeholder_stays() {
     let root = system();
     let source = copy(&root, "conf-at-top", "hello");
