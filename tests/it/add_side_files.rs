@@ -166,7 +166,10 @@ fn a_package_gives_its_side_files() {
 fn without_consent_no_side_file_is_written() {
     let root = system();
     let run = add(&root, &usual(&root), &["--yes"]);
-    run.code(0).shows(&[
+    let is_wide = |line: &&str| line.contains("50-hello.rules") && line.chars().count() > 80;
+    assert_eq!(run.stdout.lines().find(is_wide), None);
+    let flat = run.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    Run { stdout: flat, ..run }.code(0).shows(&[
         "/etc/udev/rules.d/50-hello.rules can be installed, from 50-hello.rules",
         "line 1 runs a command as root",
         RULES.trim(),

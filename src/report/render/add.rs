@@ -17,7 +17,7 @@ pub fn found(document: &AddDocument, style: &ScreenStyle) -> String {
     out.extend(document.decisions.iter().flat_map(|one| decision(one, style)));
     out.extend(conf(document).map(|line| vec![plain(line)]));
     out.extend(document.steps.iter().skip(at).flat_map(|one| step(one, style)));
-    out.extend(offered(&document.side).into_iter().map(|line| vec![plain(line)]));
+    out.extend(offered(&document.side, style));
     painted(&out, style)
 }
 
