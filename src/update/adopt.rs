@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use super::side_offer::{BuiltOnKernel, STEP, complete, find_side_files};
 use crate::adopt::unpack::{UnpackError, Unpacked, unpack};
 use crate::adopt::{
-    AdoptError, Adoptable, BuiltModule, SOURCES, Search, Trial, TrialFailure, difference, find, inspect,
-    place, with_kernel,
+    AdoptError, Adoptable, BuiltModule, Evidence, SOURCES, Search, Trial, TrialFailure, difference, find,
+    inspect, place, with_kernel,
 };
 use crate::context::Context;
+use crate::dkms::conf::Trace;
 use crate::dkms::first_error::{self, FirstError};
 use crate::dkms::lint::{KernelOwn, Severity, own_modules};
-use crate::dkms::{Cache, ModuleName, Tree, conf};
+use crate::dkms::{Cache, DkmsConf, ModuleName, Tree, conf};
 use crate::kernel::module_file::kernel_name;
 use crate::kernel::{Headers, Inventory};
 use crate::report::add::{AddDocument, AddStep, StepResult};
@@ -279,14 +280,32 @@ fn try_it(
     if kernels.is_empty() {
         document.steps.add("probe", StepResult::Skipped, "no kernel is installed");
     }
+    let (all, mut excluded) = (kernels.len(), Vec::new());
     for kernel in kernels {
         let release = &kernel.name.release();
+        let (conf, trace) = match evaluated(context, scratch, found, release) {
+            Ok(evaluated) => evaluated,
+            Err(why) => {
+                document.steps.add("build", StepResult::Failed, format!("{release}: {why}"));
+                return None;
+            }
+        };
+        if let Some(exclusion) = conf.excluded.first() {
+            document.steps.add("build", StepResult::Skipped, format!("{release}: {exclusion}"));
+            excluded.push(trace.line_of(&exclusion.directive).map(|(_, line)| line));
+            continue;
+        }
         if kernel.headers != Headers::Present {
             let why = format!("the headers of {release} are not installed");
             document.steps.add("probe", StepResult::Skipped, why);
             continue;
         }
-        match probe(context, (scratch, unpacked), release, found) {
+        let mut here = Adoptable { conf, ..found.clone() };
+        let probed = probe(context, (scratch, unpacked), release, &mut here);
+        // What make is given by the text is for every kernel; the value is for this one.
+        found.text.clone_from(&here.text);
+        found.decisions.clone_from(&here.decisions);
+        match probed {
             Ok(ProbeOutcome::Good) => document.steps.add("probe", StepResult::Done, entered(release)),
             Ok(ProbeOutcome::Given(decision)) => {
                 document.steps.add("probe", StepResult::Done, format!("{}, {decision}", entered(release)));
@@ -297,7 +316,7 @@ fn try_it(
         if order.no_build || order.look_only {
             continue;
         }
-        let trial = trial(context, scratch, found, release);
+        let trial = trial(context, scratch, &here, release);
         let done = build(&trial).and_then(|modules| {
             let unchecked = trial.prove(context.clock.now()).map_err(|e| (e.to_string(), None))?;
             Ok((modules, unchecked))
@@ -327,7 +346,39 @@ fn try_it(
             }
         }
     }
-    Some(built)
+    match excluded.first() {
+        Some(line) if excluded.len() == all && !order.no_build => {
+            document.steps.push(AddStep {
+                step: "build",
+                result: StepResult::Failed,
+                text: "its dkms.conf excludes all of these kernels".to_owned(),
+                evidence: line.map(|line| Evidence::of(Path::new("dkms.conf"), line, &found.text)),
+                next_step: Some("give a version for one of them, or register it with --no-build".to_owned()),
+                ..AddStep::default()
+            });
+            None
+        }
+        _ => Some(built),
+    }
+}
+
+/// The path of the `dkms.conf` that is tried, in the scratch root.
+fn tried_conf(found: &Adoptable) -> PathBuf {
+    Path::new(SOURCES).join(format!("{}-{}", found.name, found.version)).join("dkms.conf")
+}
+
+/// The value of that `dkms.conf` for a kernel, and its lines.
+fn evaluated(
+    context: &Context,
+    scratch: &Scratch,
+    found: &Adoptable,
+    release: &str,
+) -> Result<(DkmsConf, Trace), String> {
+    let Context { root, tools, .. } = context;
+    let real = scratch.root().real_path(tried_conf(found)).map_err(|e| e.to_string())?;
+    let inside = root.inside(&real).ok_or("the scratch directory is in another root")?;
+    let files = [(inside, found.text.clone().into_bytes())];
+    conf::traced(root, tools, &files, None, release).map_err(|e| e.to_string())
 }
 
 /// Names the filesystem of the scratch directory, if it is full.
@@ -389,8 +440,7 @@ fn probe(
         if again.is_good() {
             let text = decision.to_string();
             other.decisions.push(decision);
-            let conf = Path::new(SOURCES).join(format!("{}-{}", other.name, other.version)).join("dkms.conf");
-            let written = scratch.root().write(conf, other.text.as_bytes(), 0o644);
+            let written = scratch.root().write(tried_conf(&other), other.text.as_bytes(), 0o644);
             written.map_err(|e| e.to_string())?;
             *found = other;
             return Ok(ProbeOutcome::Given(text));

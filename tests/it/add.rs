@@ -368,6 +368,40 @@ fn a_kernel_that_the_module_excludes_is_named() {
     assert!(root.has(&TestRoot::ko("hello", B)) && !root.has(&TestRoot::ko("hello", LTS)));
 }
 
+/// As dkms does, the stand-in leaves with 77 for a kernel that is excluded.
+#[test]
+fn a_kernel_that_the_module_excludes_is_not_built_for() {
+    let root = system();
+    root.kernel(LTS).headers(LTS).tip(LTS).behave(&format!("[[ $kernel == {B} ]] || code=77"));
+    let source = copy(&root, "conf-at-top", "hello");
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    let with = |line: &str| fs::write(source.join("dkms.conf"), format!("{conf}{line}\n")).unwrap();
+    with("BUILD_EXCLUSIVE_KERNEL=\"^5\"");
+    let document = add(&root, &source, &["--yes", "--json"]).code(1).json();
+    let steps = document["steps"].as_array().unwrap();
+    let failed = steps.iter().find(|step| step["result"] == "failed").unwrap();
+    assert_eq!((&failed["step"], &failed["evidence"]["line"]), (&"build".into(), &6.into()), "{document:#}");
+    assert!(!root.has("usr/src/hello-1.0"));
+    with("BUILD_EXCLUSIVE_KERNEL=\"^6\\.15\\.\"");
+    let run = add(&root, &source, &["--yes"]);
+    run.code(0).shows(&[&format!("{B}: built and proven in scratch"), &format!("{B}: installed and proven")]);
+}
+
+#[test]
+fn each_kernel_has_its_own_value_of_the_conf() {
+    let root = system();
+    root.kernel(LTS).headers(LTS).tip(LTS);
+    let source = copy(&root, "conf-at-top", "hello");
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    // The stand-in knows the kernel by another name.
+    let second = "BUILT_MODULE_NAME[1]=second\n\
+        [[ ${kernelver:-$kernel} == 6.12.* ]] || BUILT_MODULE_NAME[1]=other\nDEST_MODULE_LOCATION[1]=/extra\n";
+    fs::write(source.join("dkms.conf"), conf + second).unwrap();
+    add(&root, &source, &["--yes"]).code(0).shows(&["built and proven in scratch"]);
+    assert!(root.has(&TestRoot::ko("second", LTS)) && !root.has(&TestRoot::ko("second", B)));
+    assert!(root.has(&TestRoot::ko("other", B)) && !root.has(&TestRoot::ko("other", LTS)));
+}
+
 #[test]
 fn without_a_confirmation_nothing_is_installed() {
     let root = system();
