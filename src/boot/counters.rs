@@ -29,7 +29,8 @@ fn split(name: &str) -> Option<(&str, &str)> {
     (is_counter && !before.is_empty()).then_some((before, ending))
 }
 
-/// Whether the boot loader may take `name`, with or without its ending, for that entry. Counters do not count.
+/// Whether the boot loader may take `name`, with or without its ending, for that entry. Counters do not
+/// count.
 pub(super) fn is_named(entry: &str, name: &str) -> bool {
     let (entry, name) = (without_counters(entry), without_counters(name));
     entry.eq_ignore_ascii_case(&name) || entry.eq_ignore_ascii_case(&format!("{name}.conf"))

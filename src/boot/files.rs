@@ -135,8 +135,8 @@ impl BootFiles {
         }
     }
 
-    /// How the entry of a kernel is known to differ from the expected one, or why it does not boot. None if it
-    /// is as expected, or if that is unknown.
+    /// How the entry of a kernel is known to differ from the expected one, or why it does not boot. None if
+    /// it is as expected, or if that is unknown.
     pub fn differs(&self, expected: &ExpectedEntry) -> Option<MenuFault> {
         let ExpectedEntry { id, line } = expected;
         let Some(entry) = self.of(id) else {

@@ -234,7 +234,8 @@ impl<'r> EntryPlace<'r> {
         self.root.read_optional(self.path(path))
     }
 
-    /// A file without which the menu is unknown, or the fault because of which the boot loader does not use it.
+    /// A file without which the menu is unknown, or the fault because of which the boot loader does not use
+    /// it.
     pub(super) fn configuration(
         &self,
         path: &str,

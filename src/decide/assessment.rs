@@ -8,7 +8,7 @@ use super::next_boot::{NextBoot, booted_from_installed, next_boot};
 use super::readiness::{Candidate, Ready, lacks};
 use super::requirements::{keep_remembered, requirements};
 use super::trial::{self, TrialNow, TrialPlan};
-use super::unread::gaps;
+use super::unread::{gaps, runs_foreign_kernel};
 use crate::boot_decision::{BootDecision, NextBootSource, Reason};
 use crate::config::Settings;
 use crate::dkms::plan::State;
@@ -45,8 +45,8 @@ pub struct BootAssessment {
     pub may_be_refused_until_reboot: Vec<String>,
     /// The fact that could not be read, if nothing can be decided without it.
     pub unknown: Option<String>,
-    /// The kernel release to make the boot default because the next boot is not safe, and no update of the boot
-    /// files has changed that: with its present boot entry it has everything critical.
+    /// The kernel release to make the boot default because the next boot is not safe, and no update of the
+    /// boot files has changed that: with its present boot entry it has everything critical.
     pub rescue: Option<String>,
     /// The chosen kernel is to be booted on trial.
     pub trial: Option<TrialPlan>,
@@ -171,7 +171,8 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
     let is_asked_for = matches!(decision.because, Reason::Held | Reason::Released);
     let is_unsafe = acts && !next_lacks.is_empty() && next.source() == Some(NextBootSource::Entry);
-    let rescue = match is_unsafe && !is_asked_for && gaps.everything.is_none() {
+    let is_known = gaps.everything.is_none() && !runs_foreign_kernel(system);
+    let rescue = match is_unsafe && !is_asked_for && is_known {
         true => rescue(system, &as_booted, &all, decision.default.as_deref().filter(|_| trial.is_none())),
         false => None,
     };

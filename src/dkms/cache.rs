@@ -24,9 +24,8 @@ const SCHEMA: u32 = 13;
 struct Contents {
     schema: u32,
     confs: BTreeMap<String, Result<DkmsConf, ConfError>>,
-    /// The facts about module files, and the result of the symbol check with the identity of everything that
-    /// the symbols were compared with.
-    files: BTreeMap<String, Known<(FileFacts, Option<(String, SymbolAnswer)>)>>,
+    /// The facts about module files, and what was found out about their symbols.
+    files: BTreeMap<String, Known<(FileFacts, Option<CheckedSymbols>)>>,
     /// Module files beyond a limit. Finding that out may take seconds of unpacking.
     too_large: BTreeMap<String, Known<String>>,
     /// Whether kernel images contain the name of the parameter; none if one could not be read.
@@ -59,6 +58,8 @@ fn known<'k, T>(all: &'k BTreeMap<String, Known<T>>, path: &str, stat: &Stat) ->
 /// What was found out about the symbols that a module takes: whether they agree, or that the kernel does not
 /// show it.
 type SymbolAnswer = Result<Result<(), Wrong>, NotShown>;
+/// The identity of everything that the symbols were compared with, and the answer.
+type CheckedSymbols = (String, SymbolAnswer);
 
 /// The cache, and which of its entries were used.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
-use std::path::{Component, Path};
+use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -19,7 +19,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file;
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::{ADOPTED_ENTRIES, ADOPTED_SOURCE, LOG, MODULE};
-use crate::sys::{FileError, FileKind, Root};
+use crate::sys::{FileError, FileKind, Root, stays_inside};
 
 /// The data of git, which are not part of a source.
 const GIT: &str = ".git";
@@ -126,26 +126,6 @@ fn sum_of(root: &Root, inside: &str, path: String) -> Result<FileSum, ExportErro
     io::copy(&mut reader, &mut io::sink()).map_err(|e| root.read_failed(inside, e))?;
     let (size, sha256) = reader.finish();
     Ok(FileSum { path, size, sha256 })
-}
-
-/// Whether a symlink at `path` leads to a place inside the source. `..` may only be at its beginning, because
-/// a name before it may be another symlink.
-pub(crate) fn stays_inside(path: &Path, target: &Path) -> bool {
-    let mut depth = path.components().count() - 1;
-    let mut has_name = false;
-    target.components().all(|part| match part {
-        Component::Normal(_) => {
-            has_name = true;
-            true
-        }
-        Component::CurDir => true,
-        Component::ParentDir if has_name || depth == 0 => false,
-        Component::ParentDir => {
-            depth -= 1;
-            true
-        }
-        Component::RootDir | Component::Prefix(_) => false,
-    })
 }
 
 /// Describes a build in the DKMS tree.
@@ -336,20 +316,5 @@ impl<R: Read> Read for Summed<R> {
         self.sha256.update(&buffer[..length]);
         self.size += length as u64;
         Ok(length)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn symlinks_that_stay_in_the_source() {
-        for (path, text) in [("a", "b"), ("a/b", "../c"), ("a/b/c", "../../d/e"), ("a", "./b/c")] {
-            assert!(stays_inside(Path::new(path), Path::new(text)), "{path} {text}");
-        }
-        for (path, text) in [("a", "/etc"), ("a", ".."), ("a/b", "../.."), ("a/b", "x/../..")] {
-            assert!(!stays_inside(Path::new(path), Path::new(text)), "{path} {text}");
-        }
     }
 }

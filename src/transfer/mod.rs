@@ -6,7 +6,6 @@ mod fit;
 mod manifest;
 mod signing;
 
-pub(crate) use archive::stays_inside;
 pub use archive::{ExportError, describe_build, describe_source, write};
 pub use fit::{Misfit, fit};
 pub use manifest::{

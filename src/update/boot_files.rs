@@ -219,8 +219,8 @@ pub fn refresh(
     boot
 }
 
-/// If clr-boot-manager failed half-way, the default may be a kernel without an entry or without its files, and
-/// the choice of the boot loader is unknown. The running kernel is known to boot.
+/// If clr-boot-manager failed half-way, the default may be a kernel without an entry or without its files,
+/// and the choice of the boot loader is unknown. The running kernel is known to boot.
 fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<()> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);

@@ -298,12 +298,12 @@ fn an_old_cache() {
     proof::facts_of(&opened, &mut cache, "/a.ko", &there).unwrap();
     cache.save(&opened).unwrap();
     let now: serde_json::Value = serde_json::from_slice(&std::fs::read(&place).unwrap()).unwrap();
-    assert!(now["files"]["/a.ko"]["facts"]["signature"].is_object());
+    assert!(now["files"]["/a.ko"]["value"][0]["signature"].is_object());
     assert!(Cache::load(&opened).file("/a.ko", &there.stat().unwrap()).is_some());
     let mut old = now.clone();
     old["schema"] = 3.into();
     let mut without = now;
-    without["files"]["/a.ko"]["facts"].as_object_mut().unwrap().remove("signature");
+    without["files"]["/a.ko"]["value"][0].as_object_mut().unwrap().remove("signature");
     for cache in [old, without] {
         std::fs::write(&place, cache.to_string()).unwrap();
         assert!(Cache::load(&opened).file("/a.ko", &there.stat().unwrap()).is_none());

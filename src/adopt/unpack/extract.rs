@@ -10,8 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::adopt::side_files::LARGEST;
 use crate::limits::{ADOPTED_DEPTH, ADOPTED_ENTRIES, ADOPTED_SOURCE};
-use crate::sys::{FileError, FileKind, Root};
-use crate::transfer::stays_inside;
+use crate::sys::{FileError, FileKind, Root, stays_inside};
 
 /// The longest name of a file, and the longest path, that Linux accepts.
 const LONGEST_NAME: usize = 255;

@@ -32,7 +32,7 @@ pub enum ConfError {
     /// It was not evaluated because this machine offers no way to confine it.
     #[error("{0}")]
     Refused(String),
-    /// bash did not finish in time: the file never ends, or the machine is busy.
+    /// As `Unusable`: bash did not finish in time.
     #[error("{0}")]
     TimedOut(String),
 }

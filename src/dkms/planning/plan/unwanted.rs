@@ -15,9 +15,10 @@ pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
     }
     let conf = match &pair.conf {
         Ok(conf) => conf,
-        Err(ConfError::Unusable(reason)) => return Some((State::BrokenSource, reason.clone())),
-        // A busy machine may have been too slow: nothing is known to be wrong with the source.
-        Err(ConfError::CannotTell(reason) | ConfError::Refused(reason) | ConfError::TimedOut(reason)) => {
+        Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => {
+            return Some((State::BrokenSource, reason.clone()));
+        }
+        Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
             return Some((State::Unknown, reason.clone()));
         }
     };
