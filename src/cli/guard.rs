@@ -12,7 +12,7 @@ use crate::dkms::Cache;
 use crate::exit;
 use crate::report::render::style::ScreenStyle;
 use crate::report::render::{self, json};
-use crate::update::{boot_default, trial};
+use crate::update::{boot_default, trial, trial_check};
 
 /// The arguments of `guard`.
 #[derive(Debug, Args)]
@@ -55,7 +55,7 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
     }
     if arguments.check_boot {
         need_root(context, "clr-dkms guard --check-boot")?;
-        return trial::check(context, &mut cache, arguments.within);
+        return trial_check::check(context, &mut cache, arguments.within);
     }
     if arguments.disarm {
         need_root(context, "clr-dkms guard --disarm")?;

@@ -170,7 +170,12 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     let trial = trial::plan(system, settings, &decision, &candidates, &all).filter(|_| acts);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
     let is_asked_for = matches!(decision.because, Reason::Held | Reason::Released);
-    let is_unsafe = acts && !next_lacks.is_empty() && next.source() == Some(NextBootSource::Entry);
+    // What is unknown does not justify leaving a kernel.
+    let lacks_one = |k: &Candidate| {
+        critical().any(|n| !matches!(k.modules.get(&n.module), Some(Ready::Yes | Ready::Unknown(_))))
+    };
+    let is_unsafe =
+        acts && booted_next.is_some_and(lacks_one) && next.source() == Some(NextBootSource::Entry);
     let is_known = gaps.everything.is_none() && !runs_foreign_kernel(system);
     let rescue = match is_unsafe && !is_asked_for && is_known {
         true => rescue(system, &as_booted, &all, decision.default.as_deref().filter(|_| trial.is_none())),

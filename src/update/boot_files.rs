@@ -293,6 +293,14 @@ pub fn assert_default(
         &system.inventory,
         &kernel.id,
     )?;
+    if changed && is_makeshift(assessment) {
+        // The next run lets clr-boot-manager choose again, when the kernel of its choice boots safely.
+        let record = state::load::<RunRecord>(&context.root, RECORD).good();
+        if let Some(mut record) = record.filter(|record| record.boot.inputs.is_some()) {
+            record.boot.inputs = None;
+            context.root.write_json(RECORD, &record)?;
+        }
+    }
     if changed {
         let message = match &assessment.next {
             NextBoot::Removed { release: gone, .. } => {
@@ -314,6 +322,11 @@ pub fn assert_default(
         }
     }
     Ok(changed)
+}
+
+/// Whether another kernel than the chosen one is the boot default until that one boots safely.
+pub fn is_makeshift(assessment: &BootAssessment) -> bool {
+    assessment.rescue.is_some() && assessment.rescue != assessment.decision.default
 }
 
 /// The boot record after the default was set to another kernel, which may have been the only fault of the

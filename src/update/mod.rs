@@ -32,3 +32,4 @@ pub mod setup;
 pub mod side_files;
 pub mod side_offer;
 pub mod trial;
+pub mod trial_check;

@@ -406,6 +406,9 @@ impl<'a> Run<'a> {
         }
         let changed = boot_files::assert_default(self.context, &self.system, &assessment)?;
         if changed {
+            if boot_files::is_makeshift(&assessment) {
+                self.boot.inputs = None;
+            }
             self.observe_again();
             assessment = self.assess();
         }

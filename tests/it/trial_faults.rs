@@ -108,4 +108,7 @@ fn a_default_that_lacks_something_critical_is_replaced_by_a_kernel_that_boots_sa
     root.run("clr-dkms", &["check"]).code(2);
     root.run("clr-dkms", &ASSERT).code(0).says(&["lacks hello/1.0"]);
     assert_eq!((root.boot_default().as_str(), status(&root)["next_boot"].as_str()), (ID_A, Some(A)));
+    // That was makeshift.
+    root.post_update().code(0);
+    assert_eq!((root.boot_default().as_str(), status(&root)["next_boot"].as_str()), (ID_B, Some(B)));
 }
