@@ -99,7 +99,8 @@ fn report(image: &Image, results: &[bool], start: Instant) -> Outcome<bool> {
     std::fs::write(image.dir().join("tested-on-vm.md"), &text).map_err(|e| e.to_string())?;
     if std::env::var_os("CLR_DKMS_VM_DOCS").is_some() {
         let missing = table::not_passed(image.dir(), &limits)?;
-        let left = format!("\nNot passed, or not played yet: {}.\n", missing.join(", "));
+        let left = format!("Not passed, or not played yet: {}.", missing.join(", "));
+        let left = format!("\n{}\n", textwrap::fill(&left, table::WIDTH));
         table::into_docs(&if missing.is_empty() { text } else { text + &left })?;
     }
     println!("{} s", start.elapsed().as_secs());

@@ -140,20 +140,24 @@ pub(crate) fn of_all(dir: &Path, limits: &Limits) -> Outcome<String> {
     };
     let mut text = String::new();
     if let Some(kept) = &stand_in {
-        text += &format!("With {}: {}.\n\n{HEAD}{}", kept.by, kept.count(), table(kept.all().collect()));
+        let head = textwrap::fill(&format!("With {}: {}.", kept.by, kept.count()), WIDTH);
+        text += &format!("{head}\n\n{HEAD}{}", table(kept.all().collect()));
     }
     if let Some(kept) = &real {
         let others: Vec<_> = kept.all().filter(is_other).collect();
-        text += &format!("\nWith {}: {}. ", kept.by, kept.count());
-        text += &match (&stand_in, others.is_empty()) {
-            (None, _) => format!("\n\n{HEAD}{}", table(others)),
-            (_, true) => "Each is as with the stand-in.\n".to_owned(),
-            (_, false) => format!("These are not as with the stand-in:\n\n{HEAD}{}", table(others)),
+        let (more, rows) = match (&stand_in, others.is_empty()) {
+            (None, _) => ("", format!("\n{HEAD}{}", table(others))),
+            (_, true) => (" Each is as with the stand-in.", String::new()),
+            (_, false) => (" These are not as with the stand-in:", format!("\n{HEAD}{}", table(others))),
         };
+        let head = textwrap::fill(&format!("With {}: {}.{more}", kept.by, kept.count()), WIDTH);
+        text += &format!("\n{head}\n{rows}");
     }
     Ok(text)
 }
 
+/// The width of the text of the page, in columns.
+pub(crate) const WIDTH: usize = 110;
 const HEAD: &str = "| scene | situation | predicted | happened | agrees |\n| --- | --- | --- | --- | --- |\n";
 
 fn line(about: &str, number: usize, row: &Row, limits: &Limits) -> String {
@@ -163,7 +167,7 @@ fn line(about: &str, number: usize, row: &Row, limits: &Limits) -> String {
         false => "NO",
     };
     let cells = [about, &row.situation, &row.predicted, &row.happened, agrees];
-    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
+    let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|").replace('\n', ", ")).collect();
     format!("| {} |\n", cells.join(" | "))
 }
 
