@@ -169,17 +169,11 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     let acts = guard_acts(system.inventory.running == Running::None, settings);
     let trial = trial::plan(system, settings, &decision, &candidates, &all).filter(|_| acts);
     let default = as_booted.iter().find(|k| Some(&k.release) == decision.default.as_ref());
-    let is_asked_for = matches!(decision.because, Reason::Held | Reason::Released);
-    // What is unknown does not justify leaving a kernel.
-    let lacks_one = |k: &Candidate| {
-        critical().any(|n| !matches!(k.modules.get(&n.module), Some(Ready::Yes | Ready::Unknown(_))))
-    };
-    let is_unsafe =
-        acts && booted_next.is_some_and(lacks_one) && next.source() == Some(NextBootSource::Entry);
-    let is_known = gaps.everything.is_none() && !runs_foreign_kernel(system);
-    let rescue = match is_unsafe && !is_asked_for && is_known {
-        true => rescue(system, &as_booted, &all, decision.default.as_deref().filter(|_| trial.is_none())),
-        false => None,
+    let by_entry = booted_next.filter(|_| next.source() == Some(NextBootSource::Entry));
+    let may_rescue = acts && gaps.everything.is_none() && !runs_foreign_kernel(system);
+    let rescue = match by_entry.filter(|_| may_rescue) {
+        Some(next) => rescue(system, (next, &as_booted), &all, &decision, trial.is_some()),
+        None => None,
     };
     let until_reboot = match booted_next {
         Some(kernel) if kernel.running => until_reboot(system, &states),
@@ -214,13 +208,23 @@ pub fn assess(system: &System, settings: &Settings, record: Option<&RunRecord>) 
     }
 }
 
-/// The kernel that boots safely with its present entry: the chosen one, or else one that was booted before.
+/// If the next kernel is known to lack something critical, the kernel that boots safely with its present
+/// entry: the chosen one unless it is still to be tried, or else one that was booted before.
 fn rescue(
     system: &System,
-    as_booted: &[Candidate],
+    (next, as_booted): (&Candidate, &[Candidate]),
     needs: &[Requirement],
-    chosen: Option<&str>,
+    decision: &BootDecision,
+    is_to_be_tried: bool,
 ) -> Option<String> {
+    // What is unknown does not justify leaving a kernel.
+    let is_lacking =
+        |need: &Requirement| !matches!(next.modules.get(&need.module), Some(Ready::Yes | Ready::Unknown(_)));
+    let mut critical = needs.iter().filter(|need| need.class == Importance::Critical);
+    if !critical.any(is_lacking) || matches!(decision.because, Reason::Held | Reason::Released) {
+        return None;
+    }
+    let chosen = decision.default.as_deref().filter(|_| !is_to_be_tried);
     let has_entry = |release: &str| {
         let kernel = system.inventory.of_release(release);
         kernel.and_then(|k| system.boot.of(&k.id)).is_some_and(|entry| entry.lost.is_none())

@@ -305,14 +305,14 @@ fn try_it(
         // What make is given by the text is for every kernel; the value is for this one.
         found.text.clone_from(&here.text);
         found.decisions.clone_from(&here.decisions);
-        match probed {
-            Ok(ProbeOutcome::Good) => document.steps.add("probe", StepResult::Done, entered(release)),
+        let (result, text) = match probed {
+            Ok(ProbeOutcome::Good) => (StepResult::Done, entered(release)),
             Ok(ProbeOutcome::Given(decision)) => {
-                document.steps.add("probe", StepResult::Done, format!("{}, {decision}", entered(release)));
+                (StepResult::Done, format!("{}, {decision}", entered(release)))
             }
-            Ok(ProbeOutcome::Bad(why)) => document.steps.add("probe", StepResult::Warning, why),
-            Err(why) => document.steps.add("probe", StepResult::Warning, why),
-        }
+            Ok(ProbeOutcome::Bad(why)) | Err(why) => (StepResult::Warning, why),
+        };
+        document.steps.add("probe", result, text);
         if order.no_build || order.look_only {
             continue;
         }
@@ -324,16 +324,13 @@ fn try_it(
         match done {
             Ok((modules, unchecked)) => {
                 built.push((release.clone(), modules));
-                match unchecked {
-                    None => {
-                        let text = format!("{release}: built and proven in scratch");
-                        document.steps.add("build", StepResult::Done, text);
-                    }
+                let (result, text) = match unchecked {
+                    None => (StepResult::Done, "built and proven in scratch".to_owned()),
                     Some(why) => {
-                        let text = format!("{release}: built in scratch, and not all can be proven: {why}");
-                        document.steps.add("build", StepResult::Warning, text);
+                        (StepResult::Warning, format!("built in scratch, and not all can be proven: {why}"))
                     }
-                }
+                };
+                document.steps.add("build", result, format!("{release}: {text}"));
             }
             Err((failure, error)) => {
                 let error = of_full(scratch, error);
@@ -348,17 +345,21 @@ fn try_it(
     }
     match excluded.first() {
         Some(line) if excluded.len() == all && !order.no_build => {
-            document.steps.push(AddStep {
-                step: "build",
-                result: StepResult::Failed,
-                text: "its dkms.conf excludes all of these kernels".to_owned(),
-                evidence: line.map(|line| Evidence::of(Path::new("dkms.conf"), line, &found.text)),
-                next_step: Some("give a version for one of them, or register it with --no-build".to_owned()),
-                ..AddStep::default()
-            });
+            document.steps.push(excludes_all(found, *line));
             None
         }
         _ => Some(built),
+    }
+}
+
+fn excludes_all(found: &Adoptable, line: Option<usize>) -> AddStep {
+    AddStep {
+        step: "build",
+        result: StepResult::Failed,
+        text: "its dkms.conf excludes all of these kernels".to_owned(),
+        evidence: line.map(|line| Evidence::of(Path::new("dkms.conf"), line, &found.text)),
+        next_step: Some("give a version for one of them, or register it with --no-build".to_owned()),
+        ..AddStep::default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! The trial of a new kernel: it is booted once, and becomes the boot default only if it works.
 
+use std::process::Command;
+
 use serde_json::{Value, json};
 
 use crate::support::boot::{A_ENTRY, B_ENTRY};
@@ -11,7 +13,7 @@ pub(crate) const RECORD: &str = "var/lib/clr-dkms/trial.json";
 pub(crate) const ONE_SHOT: &str =
     "sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
 const EFI_VARIABLES: &str = "sys/firmware/efi/efivars";
-const CHECK: [&str; 3] = ["guard", "--check-boot", "--within=0s"];
+pub(crate) const CHECK: [&str; 3] = ["guard", "--check-boot", "--within=0s"];
 pub(crate) const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
 pub(crate) const ASSERT: [&str; 2] = ["guard", "--assert"];
 
@@ -66,6 +68,16 @@ fn answer(root: &TestRoot) -> [String; 3] {
 
 pub(crate) fn check(root: &TestRoot) -> Run {
     root.run("clr-dkms", &CHECK)
+}
+
+/// Runs a program that cannot open a directory of the root, because of this error.
+pub(crate) fn without_opening(root: &TestRoot, command: &Command, directory: &str, error: &str) -> Run {
+    let inject = format!("inject=openat:error={error}");
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "/dev/null", "-e", "trace=openat", "-e", &inject, "-P"]);
+    strace.arg(root.at(directory)).arg(command.get_program()).args(command.get_args());
+    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Run::of(strace.output().unwrap(), root)
 }
 
 /// The boot default, the entry of the next boot only, and the answer of `status`.
@@ -436,11 +448,7 @@ fn a_module_that_an_admin_gives_up_after_the_trial() {
 fn a_variable_that_cannot_be_written() {
     let root = updated();
     let command = root.command("clr-dkms-post-update", &[]);
-    let mut strace = std::process::Command::new("strace");
-    strace.args(["-f", "-o", "/dev/null", "-e", "trace=openat", "-e", "inject=openat:error=EROFS", "-P"]);
-    strace.arg(root.at(EFI_VARIABLES)).arg(command.get_program()).args(command.get_args());
-    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let run = Run::of(strace.output().unwrap(), &root);
+    let run = without_opening(&root, &command, EFI_VARIABLES, "EROFS");
     run.code(1).says(&["LoaderEntryOneShot", "Read-only file system", "`trial = no`"]);
     assert_next(&root, ID_A, None, ["degraded", A, "armed"]);
     assert!(status(&root)["problems"][0].as_str().unwrap().contains("cannot be booted on trial"));

@@ -4,9 +4,10 @@ use std::fs;
 
 use crate::support::boot::{A_ENTRY, B_ENTRY};
 use crate::support::guard::{FAILS_ON_B, ID_A, ID_B};
-use crate::support::{A, B, Run};
+use crate::support::{A, B};
 use crate::trial::{
-    ASSERT, MARK, ONE_SHOT, RECORD, armed, assert_next, booted, check, one_shot, status, updated, works,
+    ASSERT, CHECK, MARK, ONE_SHOT, RECORD, armed, assert_next, booted, check, one_shot, status, updated,
+    without_opening, works,
 };
 
 const LAST_RUN: &str = "var/lib/clr-dkms/last-run.json";
@@ -89,12 +90,8 @@ fn a_full_disk_does_not_keep_the_default_from_being_corrected() {
     root.conf("[boot]\ntrial = no\n").post_update().code(0);
     assert_eq!((root.boot_default().as_str(), root.has(ONE_SHOT)), (ID_B, false));
     let root = booted(root, B, "2");
-    let command = root.command("clr-dkms", &["guard", "--check-boot", "--within=0s"]);
-    let mut strace = std::process::Command::new("strace");
-    strace.args(["-f", "-o", "/dev/null", "-e", "trace=openat", "-e", "inject=openat:error=ENOSPC", "-P"]);
-    strace.arg(root.at("var/lib/clr-dkms")).arg(command.get_program()).args(command.get_args());
-    strace.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    Run::of(strace.output().unwrap(), &root).says(&["No space left on device"]);
+    let command = root.command("clr-dkms", &CHECK);
+    without_opening(&root, &command, "var/lib/clr-dkms", "ENOSPC").says(&["No space left on device"]);
     assert_eq!(root.boot_default(), ID_A);
 }
 
