@@ -118,6 +118,11 @@ impl BootFiles {
             .or_else(|| mine().next())
     }
 
+    /// Whether a kernel has an entry whose files are there, as far as that is known.
+    pub fn has_whole_entry(&self, id: &str) -> bool {
+        self.of(id).is_some_and(|entry| entry.lost.is_none())
+    }
+
     /// Compares the entries with those that are expected.
     pub fn read_back(&self, expected: &[ExpectedEntry]) -> ReadBack {
         if self.loader.is_none() {

@@ -226,8 +226,7 @@ fn rescue(
     }
     let chosen = decision.default.as_deref().filter(|_| !is_to_be_tried);
     let has_entry = |release: &str| {
-        let kernel = system.inventory.of_release(release);
-        kernel.and_then(|k| system.boot.of(&k.id)).is_some_and(|entry| entry.lost.is_none())
+        system.inventory.of_release(release).is_some_and(|k| system.boot.has_whole_entry(&k.id))
     };
     let is_chosen = |k: &Candidate| chosen == Some(k.release.as_str());
     let safe = as_booted.iter().filter(|k| is_chosen(k) || k.is_tried());

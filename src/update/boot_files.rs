@@ -230,8 +230,8 @@ fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) ->
     }
     let seen = BootFiles::observe(&context.root, &system.inventory);
     let default = seen.default.as_ref().and_then(|d| d.id.as_ref());
-    let boots = |id: &str| seen.of(id).is_some_and(|entry| entry.lost.is_none());
-    if boots(&chosen.id) || !boots(&running.id) || default == Some(&running.id) {
+    let is_running = default == Some(&running.id);
+    if seen.has_whole_entry(&chosen.id) || !seen.has_whole_entry(&running.id) || is_running {
         return Ok(());
     }
     let deadline = context.settings.boot_timeout;

@@ -107,8 +107,7 @@ pub fn prepare(context: &Context, system: &System, assessment: &BootAssessment) 
     let Some(plan) = &assessment.trial else { return Ok(false) };
     let of = |release: &str| system.inventory.of_release(release);
     let (Some(kernel), Some(fallback)) = (of(&plan.kernel), of(&plan.fallback)) else { return Ok(false) };
-    let can_return = system.boot.of(&fallback.id).is_some_and(|entry| entry.lost.is_none());
-    let has_entries = can_return && has_good_entry(system, kernel);
+    let has_entries = system.boot.has_whole_entry(&fallback.id) && has_good_entry(system, kernel);
     if system.boot_blocker.is_some() || !assessment.entry_lacks.is_empty() || !has_entries {
         return Ok(false);
     }
