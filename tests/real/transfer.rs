@@ -186,7 +186,7 @@ fn the_real_dkms_loads_our_archive_and_we_import_its_own() {
 }
 
 #[test]
-fn killed_at_any_moment_the_worker_finishes() {
+fn killed_at_any_moment_the_worker_finishes_or_takes_back() {
     let Some(exported) = Exported::new("transfer-killed") else { return };
     for milliseconds in [60, 120, 200, 300, 450] {
         let target = exported.target("transfer-kill");
@@ -195,8 +195,14 @@ fn killed_at_any_moment_the_worker_finishes() {
         std::thread::sleep(std::time::Duration::from_millis(milliseconds));
         child.kill().unwrap();
         child.wait().unwrap();
-        if target.path("var/lib/dkms/alpha").exists() {
-            target.post_update().exits(0);
+        // The record is there until the binaries are in place. What was killed before that is taken back.
+        let was_registering = target.path("var/lib/clr-dkms/change.json").exists();
+        let was_registered = target.path("var/lib/dkms/alpha").exists();
+        target.post_update().exits(0);
+        if was_registering {
+            assert!(!target.path("var/lib/dkms/alpha").exists(), "{milliseconds} ms");
+            assert!(!target.path("usr/src/alpha-1.0").exists(), "{milliseconds} ms");
+        } else if was_registered {
             target.proven("alpha", A);
         }
         import(&target, &exported.file, &[]).exits(0);
