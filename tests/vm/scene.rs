@@ -57,6 +57,9 @@ pub(crate) enum Step {
     /// A power cut at a random moment of a script, between two times in milliseconds after its start; then
     /// nothing is predicted, but the machine must boot and converge.
     CutDuring(&'static str, String, u64, u64),
+    /// The same for a script that gives orders of an admin. Those that are in force after the cut are taken
+    /// back before the machine must converge.
+    CutDuringOrders(&'static str, String, u64, u64),
     /// A script whose output is the outcome; a limit is exceeded if it fails.
     Measure(&'static str, &'static str),
     /// What must be true now.
@@ -194,7 +197,10 @@ impl Play<'_> {
             Step::Settle => self.settle(),
             Step::Reboot | Step::PowerCut | Step::RebootAsUser => self.boot_as_predicted(step),
             Step::TrialFails(how, runs, stage) => self.trial_fails(*how, runs, stage),
-            Step::CutDuring(what, script, least, most) => self.cut_during(what, script, *least, *most),
+            Step::CutDuring(what, script, least, most) | Step::CutDuringOrders(what, script, least, most) => {
+                let orders = matches!(step, Step::CutDuringOrders(..));
+                self.cut_during(what, script, (*least, *most), orders)
+            }
             Step::Measure(limit, script) => self.measure(limit, script),
             Step::Is(fact) => self.is(fact),
         }
@@ -320,16 +326,20 @@ impl Play<'_> {
         least + self.random % (most - least).max(1)
     }
 
-    fn cut_during(&mut self, what: &str, script: &str, least: u64, most: u64) -> Outcome<()> {
-        let wait = self.number(least, most);
+    fn cut_during(&mut self, what: &str, script: &str, between: (u64, u64), orders: bool) -> Outcome<()> {
+        let wait = self.number(between.0, between.1);
         self.machine.send(script)?;
         std::thread::sleep(std::time::Duration::from_millis(wait));
         self.machine.cut_power();
         self.machine.switch_on(None)?;
         self.machine.wait_for_boot()?;
         self.settle()?;
-        let facts = Facts::of(self.machine, &self.modules)?;
         let mut differences = Vec::new();
+        let mut situation = format!("power cut {wait} ms into: {what}");
+        if orders {
+            situation = self.take_back_orders(&situation)?;
+        }
+        let facts = Facts::of(self.machine, &self.modules)?;
         for name in ["e100", "mii", "cramfs"] {
             if facts.letters(name).is_none() {
                 differences.push(format!("{name} is not loaded: {:?}", facts.error(name)));
@@ -351,12 +361,32 @@ impl Play<'_> {
         }
         self.rows.push(Row {
             scene: self.scene,
-            situation: format!("power cut {wait} ms into: {what}"),
+            situation,
             predicted: "boots, critical modules work, converges".into(),
             happened: format!("{}; then {verdict}", facts.text()),
             differences,
         });
         Ok(())
+    }
+
+    /// Takes back what an admin has ordered. Where the parameter was disabled, the machine refuses its modules:
+    /// `status` must predict the same for the next boot, and with the parameter they must work again.
+    fn take_back_orders(&mut self, situation: &str) -> Outcome<String> {
+        let facts = Facts::of(self.machine, &BTreeSet::new())?;
+        let is_disabled = !facts.words("cmdline").iter().any(|word| word == "module.sig_unenforce");
+        if is_disabled {
+            self.done.push(situation.to_owned());
+            self.boot_as_predicted(&Step::Reboot)?;
+        }
+        self.script("", "clr-dkms unhold; clr-dkms-cmdline default; true", 0)?;
+        self.settle()?;
+        (self.facts, self.status) = (None, None);
+        if !is_disabled {
+            return Ok(situation.to_owned());
+        }
+        self.machine.reboot()?;
+        self.settle()?;
+        Ok(format!("{situation}; the same after clr-dkms-cmdline default"))
     }
 
     fn is(&mut self, fact: &Fact) -> Outcome<()> {

@@ -1,7 +1,7 @@
 //! Power cuts at random moments.
 
-use super::{run, scene};
-use crate::scene::Step::CutDuring;
+use super::scene;
+use crate::scene::Step::{CutDuring, CutDuringOrders};
 use crate::scene::{A, B, Scene, Step, When};
 
 /// Power cuts at random moments.
@@ -18,12 +18,10 @@ for i in $(seq 99); do echo vm.word=$i >/etc/kernel/cmdline.d/vm.conf; clr-dkms-
             "build" => CutDuring("modules are built again", build.into(), 500, 6000),
             "install" => CutDuring("modules are built and installed again", build.into(), 6000, 20_000),
             "boot files" => CutDuring("clr-boot-manager writes new entries", boot_files.into(), 500, 15_000),
-            "own" => CutDuring("hold, unhold, and a fragment masked and unmasked", own.clone(), 500, 15_000),
+            "own" => CutDuringOrders("hold, unhold, disable and default", own.clone(), 500, 15_000),
             _ => CutDuring("a run for a new kernel", update.clone(), 4000, 25_000),
         }
     };
-    // A hold may be in force when the power is cut.
-    let calm = run("", "clr-dkms unhold; clr-dkms-cmdline default; true");
     let mut scenes = vec![
         scene(
             "cut-modules",
@@ -33,12 +31,11 @@ for i in $(seq 99); do echo vm.word=$i >/etc/kernel/cmdline.d/vm.conf; clr-dkms-
         scene(
             "cut-files",
             "power cuts while files are written",
-            vec![by_word("boot files"), by_word("own"), calm.clone(), by_word("update")],
+            vec![by_word("boot files"), by_word("own"), by_word("update")],
         ),
     ];
     for name in ["cut-long-1", "cut-long-2", "cut-long-3"] {
-        let mut steps: Vec<Step> = ["build", "boot files", "own"].map(by_word).into();
-        steps.extend([calm.clone(), by_word("install"), by_word("update")]);
+        let steps = ["build", "boot files", "own", "install", "update"].map(by_word).into();
         scenes.push(Scene { when: When::Long, ..scene(name, "more power cuts", steps) });
     }
     scenes
