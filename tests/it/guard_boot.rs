@@ -224,7 +224,7 @@ fn what_the_record_says_is_not_needed_is_not_deferred_for() {
 #[test]
 fn at_boot_no_dkms_conf_is_evaluated() {
     let root = TestRoot::held();
-    root.module("other", "1", "exit 1\n").remove("var/cache/clr-dkms");
+    root.module("other", "1", "kill -9 $$\n").remove("var/cache/clr-dkms");
     if root.has("run/motd.d") {
         root.remove("run/motd.d");
     }

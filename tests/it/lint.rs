@@ -129,7 +129,28 @@ const CONFS: &[(&str, &str, &[&str])] = &[
     ("\"/extra\"", "\"$(echo /ex)tra\"", &[]),
     ("\"yes\"", "$(test -f $kernel_source_dir/.config && echo yes)", &[]),
     ("AUTOINSTALL=\"yes\"", "set -eu; f() { AUTOINSTALL=yes; }; f", &[]),
-    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nexit 0\nAUTOINSTALL=no\n\"", &["unterminated-quote warning 8"]),
+    // dkms takes nothing from a file that ends its shell, whatever was assigned before.
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nexit 0\nAUTOINSTALL=no\n\"", &["ends-early error 6"]),
+    ("AUTOINSTALL=", "no-such-command\nexit\nAUTOINSTALL=", &["ends-early error 6"]),
+    ("AUTOINSTALL=", "f() {\nexit 3\n}\nf\nAUTOINSTALL=", &["ends-early error 6"]),
+    ("AUTOINSTALL=", "X=${NONE:?gone}\nAUTOINSTALL=", &["ends-early error 5"]),
+    ("AUTOINSTALL=", "X=${3.4}\nAUTOINSTALL=", &["ends-early error 5"]),
+    ("AUTOINSTALL=", "X=$((1 + ))\nAUTOINSTALL=", &["ends-early error 5"]),
+    ("AUTOINSTALL=", "set -e\nfalse\nAUTOINSTALL=", &[]),
+    ("AUTOINSTALL=", "set -u\nX=$NONE\nAUTOINSTALL=", &["ends-early error 6"]),
+    ("AUTOINSTALL=", "MAKE='${NONE:?gone}'\nAUTOINSTALL=", &["ends-early error -"]),
+    ("AUTOINSTALL=\"yes\"", "AUTOINSTALL=yes\nreturn 3\nAUTOINSTALL=no", &[]),
+    // It evaluates the values once more.
+    ("[0]=\"hello\"", "[0]='$PACKAGE_NAME'", &[]),
+    ("\"/extra\"", "'$(echo /ex)tra'", &[]),
+    ("AUTOINSTALL=", "BUILD_EXCLUSIVE_KERNEL='$kernelver'\nAUTOINSTALL=", &[]),
+    ("AUTOINSTALL=", "BUILD_EXCLUSIVE_KERNEL='^$arch'\nAUTOINSTALL=", &["excluded warning 5"]),
+    (
+        "AUTOINSTALL=",
+        "X=/extra\nDEST_MODULE_LOCATION[0]='$X'\nAUTOINSTALL=",
+        &["destination-missing error 6"],
+    ),
+    ("AUTOINSTALL=", "sleep 60 & disown; (trap '' TERM; sleep 60) &\nAUTOINSTALL=", &[]),
     ("PACKAGE_NAME=\"hello\"", "PACKAGE_NAME=$module", &[]),
 ];
 
@@ -240,6 +261,7 @@ const SOURCES: &[SourceCase] = &[
         &["make-running-kernel warning 1"],
     ),
     ("MAKE=\"make KVER=$kernelver\"", &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")], &[]),
+    ("MAKE='make KVER=$kernelver'", &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")], &[]),
     (
         "MAKE=\"make KERNEL=$kernelver\"",
         &[("Makefile", "KVER ?= $(shell uname -r)\nobj-m := hello.o\n")],
@@ -423,6 +445,18 @@ fn what_an_admin_overrides_counts_and_is_named() {
     run.code(1).shows(&["ROOT/etc/dkms/hello.conf:2: error: AUTOINSTALL is \"perhaps\""]);
     // The file of the source is not the one that is registered when it is looked at as a directory.
     assert_eq!(found(&root, &["/usr/src/hello-1.0"]), (0, vec![]));
+}
+
+/// The file of the source sets all that dkms asks for.
+#[test]
+fn an_override_that_ends_early_does_not_count() {
+    let root = system(GOOD);
+    root.file("etc/dkms/hello.conf", "AUTOINSTALL=no\nX=${NONE:?gone}\n");
+    assert_eq!(found(&root, &[]), (1, vec!["ends-early-unused warning 2".to_owned()]));
+    flat(&root, &[]).shows(&["ROOT/etc/dkms/hello.conf:2: warning: bash stops", "(NONE: gone): nothing"]);
+    // Of a file that goes on, only what it sets replaces what was set.
+    root.file("etc/dkms/hello.conf", "AUTOINSTALL=no\n");
+    assert_eq!(found(&root, &[]), (1, vec!["autoinstall-no warning 1".to_owned()]));
 }
 
 #[test]

@@ -204,11 +204,18 @@ fn tools_that_a_root_names_are_not_run() {
 fn a_conf_that_is_no_good_stops_nobody_else() {
     for (conf, state) in [
         ("if [[\n", "ok"),         // what was assigned before a syntax error counts
-        ("exit 3\n", "ok"),        // as for dkms
-        ("set -e; false\n", "ok"), // an early end is an early end
+        ("set -e; false\n", "ok"), // dkms reads the file where -e has no effect
+        // dkms writes the values down after the file, and refuses one whose shell ends before.
+        ("exit 3\n", "broken-source"),
+        ("X=${NONE:?gone}\n", "broken-source"),
+        ("X=${3.4}\n", "broken-source"),
+        ("X=$((1 + ))\n", "broken-source"),
+        ("return 3\n", "ok"),
+        ("BUILT_MODULE_NAME[0]='$PACKAGE_NAME'\n", "ok"),
+        ("BUILD_EXCLUSIVE_KERNEL='^$kernelver'\n", "ok"),
         ("echo BUILT_MODULE_NAME[0]=evil; echo built=evil >&2; printf 'end=end\\0'\n", "ok"),
         ("cat; read -r x\n", "ok"),
-        ("PACKAGE_NAME=\nBUILT_MODULE_NAME=()\n", "not-built"),
+        ("PACKAGE_NAME=\nBUILT_MODULE_NAME=()\n", "broken-source"),
     ] {
         let root = pending();
         root.module("bad", "1", conf);
@@ -219,7 +226,7 @@ fn a_conf_that_is_no_good_stops_nobody_else() {
         if state == "ok" {
             assert_eq!((found.as_str(), run.code), ("ok", 0), "{conf}: {}", run.stderr);
         } else {
-            assert!(found != "ok" && run.code == 1, "{conf}: {found} {}", run.stderr);
+            assert_eq!((found.as_str(), run.code), (state, 1), "{conf}: {}", run.stderr);
         }
     }
 }
@@ -299,6 +306,8 @@ fn a_conf_that_dkms_refuses_is_reported_before_any_build() {
         ("1", "DEST_MODULE_LOCATION[0]=@VERSION@\n", "line 6: DEST_MODULE_LOCATION[0] is \"@VERSION@\""),
         ("1", "BUILT_MODULE_NAME[0]=bad.ko\n", "line 6: BUILT_MODULE_NAME[0] is bad.ko"),
         ("1", "AUTOINSTALL=\nMAKE=\"make\n", "syntax error on line 7"),
+        ("1", "X=1\nexit 0\n", "line 7: bash stops before the end of the file (exit 0)"),
+        ("1", "X=${NONE:?gone}\n", "line 6: bash stops before the end of the file (NONE: gone)"),
         ("#MODULE_VERSION#", "", "line 2: PACKAGE_VERSION is \"#MODULE_VERSION#\", a placeholder"),
     ] {
         let root = pending();

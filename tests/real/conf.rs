@@ -1,8 +1,10 @@
 //! What a dkms.conf asks for, and what is wrong with one.
 
+use std::fs;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::scene::{A, Scene, entry, which};
+use crate::scene::{A, Scene, entry, outcome, which};
 use crate::source::{add_to_conf, edit};
 
 #[test]
@@ -92,6 +94,65 @@ fn a_fault_of_one_module_is_no_fault_of_the_others() {
     assert_eq!(entry(&record, "missing/1.0", A)["state"], "broken-source");
     assert_eq!(entry(&record, "broken/1.0", A)["state"], "build-failed");
     assert_eq!(scene.status(1)["verdict"], "degraded");
+}
+
+/// What dkms takes from a dkms.conf: nothing if its shell ends early, and otherwise values that are evaluated
+/// once more.
+#[test]
+fn dkms_and_lint_refuse_the_same() {
+    let Some(scene) = Scene::with_kernel("early") else { return };
+    let (tree, sources) = (scene.path("var/lib/dkms"), scene.path("usr/src"));
+    for (number, (line, is_good)) in [
+        ("true", true),
+        ("return 3", true),
+        ("set -e; false", true),
+        ("if [[", true),
+        ("BUILT_MODULE_NAME[0]='$PACKAGE_NAME'", true),
+        ("DEST_MODULE_LOCATION[0]='$(echo /updates)'", true),
+        ("BUILD_EXCLUSIVE_KERNEL='^$kernelver'", true),
+        ("PATCH='${3.4}'", true),
+        ("exit 0", false),
+        ("X=${NONE:?gone}", false),
+        ("X=${3.4}", false),
+        ("X=$((1 + ))", false),
+        ("X=$((08 + 1))", false),
+        ("set -u; X=$NONE", false),
+        ("PATCH='${NONE:?gone}'", false),
+        ("BUILT_MODULE_NAME[0]='x.ko'", false),
+        ("DEST_MODULE_LOCATION[0]='$NONE'", false),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("case{number}");
+        scene.module(&name, "1.0", &[]);
+        add_to_conf(&scene, &format!("{name}-1.0"), &format!("{line}\n"));
+        fs::remove_dir_all(tree.join(&name)).unwrap();
+        let mut lint = scene.program("lint");
+        lint.args(["lint", "--json"]).arg(format!("/usr/src/{name}-1.0"));
+        let document: serde_json::Value = serde_json::from_str(&outcome(&mut lint).out).unwrap();
+        let findings = document["targets"][0]["findings"].as_array().unwrap();
+        // A syntax error is an error for what may be missing behind it.
+        let is_refused = findings.iter().any(|f| f["severity"] == "error");
+        let mut dkms = Command::new(which("dkms"));
+        dkms.args(["add", "-m", &name, "-v", "1.0"]);
+        dkms.arg("--dkmstree").arg(&tree).arg("--sourcetree").arg(&sources).stdin(Stdio::null());
+        let added = outcome(&mut dkms);
+        assert_eq!(added.code == Some(0), is_good, "dkms and {line}: {:?} {}", added.code, added.err);
+        assert_eq!(is_refused, !is_good, "lint and {line}: {findings:?}");
+    }
+}
+
+#[test]
+fn values_in_single_quotes_are_evaluated_as_by_dkms() {
+    let Some(scene) = Scene::with_kernel("single-quotes") else { return };
+    scene.module("alpha", "1.0", &[]);
+    let make = "make -C $kernel_source_dir M=$dkms_tree/alpha/1.0/build KERNELRELEASE=$kernelver modules";
+    let lines = format!("BUILT_MODULE_NAME[0]='$PACKAGE_NAME'\nMAKE[0]='{make}'\n");
+    add_to_conf(&scene, "alpha-1.0", &lines);
+    scene.post_update().exits(0);
+    scene.proven("alpha", A);
+    scene.settled();
 }
 
 /// The quote swallows AUTOINSTALL: for dkms such a module is silently never built.

@@ -10,13 +10,20 @@ kernelver=$1 arch=$2 kernel_source_dir=$3 kernel_config=$3/.config
 dkms_tree=$4 source_tree=$5 install_tree=$6 module=$7 module_version=$8
 _cd_kernel=$1 _cd_arch=$2 _cd_directives=$9
 shift 9
-_cd_files=("$@") _cd_syntax='' _cd_quote=''
+_cd_files=("$@") _cd_syntax='' _cd_quote='' _cd_early=() _cd_again='' _cd_make=()
+_cd_ignored=(CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE
+    MODULES_CONF_OBSOLETE_ONLY)
+# In the order of dkms: a value can only refer to the ones before it.
+_cd_names=(PACKAGE_NAME PACKAGE_VERSION POST_ADD POST_BUILD POST_INSTALL POST_REMOVE PRE_BUILD
+    PRE_INSTALL BUILD_DEPENDS BUILD_EXCLUSIVE_ARCH BUILD_EXCLUSIVE_CONFIG BUILD_EXCLUSIVE_KERNEL
+    BUILD_EXCLUSIVE_KERNEL_MIN BUILD_EXCLUSIVE_KERNEL_MAX OBSOLETE_BY MAKE MAKE_MATCH PATCH PATCH_MATCH
+    BUILT_MODULE_NAME BUILT_MODULE_LOCATION DEST_MODULE_NAME DEST_MODULE_LOCATION AUTOINSTALL "${_cd_ignored[@]}")
 set --
 _cd_say() { printf '%s=%s\0' "$1" "$2" >&3; }
 _cd_answer() {
     # Whatever the file has set for itself.
     set +eux
-    local i n=0
+    local i n=0 used=0
     for i in ${#BUILT_MODULE_NAME[@]} ${#BUILT_MODULE_LOCATION[@]} ${#DEST_MODULE_NAME[@]} ${#DEST_MODULE_LOCATION[@]}; do
         ((i > n)) && n=$i
     done
@@ -33,18 +40,17 @@ _cd_answer() {
     done
     for i in "${BUILD_DEPENDS[@]}"; do _cd_say depends "$i"; done
     _cd_say makes "${MAKE[*]}"
-    n=
-    [[ ${MAKE_MATCH[0]} ]] || n=${MAKE[0]}
+    [[ ${MAKE_MATCH[0]} ]] && used=
     for i in "${!MAKE[@]}"; do
-        [[ ${MAKE[i]} && ${MAKE_MATCH[i]} && $_cd_kernel =~ ${MAKE_MATCH[i]} ]] && n=${MAKE[i]}
+        [[ ${MAKE[i]} && ${MAKE_MATCH[i]} && $_cd_kernel =~ ${MAKE_MATCH[i]} ]] && used=$i
     done
-    _cd_say make "$n"
+    _cd_say make "${used:+${MAKE[used]}}"
+    _cd_say make_written "${used:+${_cd_make[used]}}"
     for i in "${!PATCH[@]}"; do
         [[ ${PATCH[i]} && (! ${PATCH_MATCH[i]} || $_cd_kernel =~ ${PATCH_MATCH[i]}) ]] &&
             _cd_say patch "${PATCH[i]}"
     done
-    for i in CLEAN REMAKE_INITRD MODULES_CONF MODULES_CONF_OBSOLETES MODULES_CONF_ALIAS_TYPE \
-        MODULES_CONF_OBSOLETE_ONLY; do
+    for i in "${_cd_ignored[@]}"; do
         n="${i}[@]"
         # A file that also serves old versions of dkms sets CLEAN=true, and dkms does not warn about it.
         [[ ${!n} && $i${!n} != CLEANtrue ]] && _cd_say deprecated "$i"
@@ -64,6 +70,8 @@ _cd_answer() {
     done
     _cd_say syntax "$_cd_syntax"
     _cd_say quote "$_cd_quote"
+    for i in "${_cd_early[@]}"; do _cd_say early "$i"; done
+    _cd_say again "$_cd_again"
     _cd_say end end
 }
 # The line where a quote opens that is never closed, of a file with a syntax error: the first one that is still
@@ -83,21 +91,63 @@ _cd_open_quote() {
     [[ ! $quote && $_cd_said =~ $looks_for ]] && quote=${BASH_REMATCH[1]}
     _cd_quote=$quote
 }
-# A conf that leaves early counts with what it had assigned until then, as it does for dkms.
+# Writes the directives as assignments, as dkms does: the values are split into words, and what is left of a
+# quote or a dollar sign is evaluated when they are read. The subshell of a file runs it.
+_cd_write() {
+    # Whatever the file has set for itself. IFS stays, as for dkms.
+    set +eux
+    local _cd_name _cd_at _cd_keys
+    # What MAKE is before that.
+    for _cd_at in "${!MAKE[@]}"; do printf '_cd_make[%s]=%q\n' "$_cd_at" "${MAKE[$_cd_at]}"; done
+    for _cd_name in "${_cd_names[@]}"; do
+        eval "_cd_keys=(\"\${!${_cd_name}[@]}\")"
+        printf -v _cd_keys '%s ' "${_cd_keys[@]}"
+        for _cd_at in ${_cd_keys% }; do
+            eval "echo ${_cd_name}[\$_cd_at]=\\\"\${${_cd_name}[\$_cd_at]}\\\""
+        done
+    done
+}
+# After a signal, and when a value ends this shell, there is an answer too.
 trap _cd_answer EXIT
-for _cd_file in "${_cd_files[@]}"; do
+# The file runs in a subshell, and what it writes last is read here.
+shopt -s lastpipe
+for _cd_at in "${!_cd_files[@]}"; do
+    _cd_file=${_cd_files[_cd_at]} _cd_stderr='' _cd_out='' _cd_whole=''
+    {
+        shopt -u lastpipe
+        _cd_errors=2
+        if [[ $_cd_directives ]]; then
+            BASH_XTRACEFD=3 PS4='@${BASH_SOURCE-}:${LINENO}@' _cd_errors=1
+            set -x
+        fi
+        # shellcheck source=/dev/null
+        . "$_cd_file" 2>&"$_cd_errors" >/dev/null
+        printf '%s\0' "$?"
+        _cd_write
+        printf '\0'
+    } | {
+        # Not until the end of the pipe: a process in the background may hold it open.
+        IFS= read -r -d '' _cd_stderr && _cd_whole=yes
+        # What is written before the shell ends here counts.
+        IFS= read -r -d '' _cd_out
+    } || : # as for dkms, which calls the function in a list with &&: `set -e` of the file has no effect
     # dkms takes what stands before a syntax error, and so do we; but an unclosed quote swallows the rest unseen.
-    if ! _cd_said=$("$BASH" -n "$_cd_file" 2>&1); then
+    # Without a trace, what stands before the NUL is the exit code alone, and a syntax error has one.
+    if [[ $_cd_directives || $_cd_stderr != 0 ]] && ! _cd_said=$("$BASH" -n "$_cd_file" 2>&1); then
         [[ $_cd_directives && ! $_cd_syntax ]] && _cd_open_quote "$_cd_file"
         _cd_syntax+=${_cd_said:-broken}$'\n'
     fi
-    if [[ $_cd_directives ]]; then
-        BASH_XTRACEFD=3 PS4='@${BASH_SOURCE}:${LINENO}@'
-        set -x
+    if [[ $_cd_whole ]]; then
+        # What ends the shell here ends dkms itself.
+        _cd_again=$_cd_at
+        eval "$_cd_out"
+        _cd_again=
+    else
+        # The shell that ran the file has ended before the file has: dkms then takes nothing from it.
+        _cd_said=${_cd_stderr##*"$_cd_file: line "}
+        [[ $_cd_said == "$_cd_stderr" ]] && _cd_said=
+        _cd_early+=("$_cd_at ${_cd_said%%$'\n'*}")
     fi
-    # shellcheck source=/dev/null
-    . "$_cd_file"
-    set +x
 done
 trap - EXIT
 _cd_answer

@@ -13,7 +13,7 @@ pub use evaluate::{ConfFile, files, traced};
 pub use reader::{ConfReader, ConfSources, load};
 pub use trace::{Assignment, DIRECTIVES, FileLine, Trace, TracedCommand, left_side};
 pub use value::{
-    BuiltModule, DESTINATIONS, DkmsConf, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError,
+    BuiltModule, DESTINATIONS, DkmsConf, EarlyEnd, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError,
 };
 pub use version::DkmsRules;
 

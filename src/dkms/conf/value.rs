@@ -63,10 +63,60 @@ pub struct SyntaxError {
     pub quote: Option<usize>,
 }
 
+/// A file whose shell ends before the file does, by `exit`, `${X:?}`, a bad substitution, an arithmetic error
+/// and the like. dkms writes the values down after the file: nothing that it sets counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EarlyEnd {
+    /// The index of the file.
+    pub file: usize,
+    /// The line number, from 1.
+    pub line: Option<usize>,
+    /// The message of bash, or the command; empty without one.
+    pub message: String,
+    /// It is a value that ends the shell, when dkms evaluates the written values. dkms itself ends there.
+    pub ends_dkms: bool,
+}
+
+impl EarlyEnd {
+    /// Parses a record: the index of the file, and the rest of a message of bash, `LINE: MESSAGE`.
+    fn of_record(value: &str) -> Option<EarlyEnd> {
+        let (file, said) = value.split_once(' ')?;
+        let (line, message) = said.split_once(": ").unwrap_or_default();
+        let (file, line) = (file.parse().ok()?, line.parse().ok());
+        Some(EarlyEnd { file, line, message: message.to_owned(), ends_dkms: false })
+    }
+
+    fn at(&self) -> Option<FileLine> {
+        Some((self.file, self.line?))
+    }
+
+    /// Adds what the message does not say. `exit` has no message, and an earlier one is not about it.
+    fn locate(&mut self, trace: &Trace) {
+        let Some(last) = trace.commands().iter().rfind(|c| c.at.0 == self.file) else { return };
+        let is_exit = matches!(last.text.split(' ').next(), Some("exit" | "exec"));
+        if !self.ends_dkms && (is_exit || self.line.is_none()) {
+            self.line = Some(last.at.1);
+            last.text.clone_into(&mut self.message);
+        }
+    }
+}
+
+impl fmt::Display for EarlyEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.ends_dkms {
+            return f.write_str("a value ends the shell when dkms evaluates it once more");
+        }
+        f.write_str("bash stops before the end of the file")?;
+        if self.message.is_empty() { Ok(()) } else { write!(f, " ({})", self.message) }
+    }
+}
+
 /// A kind of refusal by dkms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RefusalKind {
+    /// A file ends early, and what is missing then is not set.
+    EndsEarly,
     /// `PACKAGE_NAME` has no value.
     NameMissing,
     /// `PACKAGE_VERSION` has no value.
@@ -105,6 +155,9 @@ impl fmt::Display for Refusal {
         let Refusal { directive, element, value, .. } = self;
         let index = element.map(|index| format!("[{index}]")).unwrap_or_default();
         match self.kind {
+            RefusalKind::EndsEarly => {
+                write!(f, "{value}: nothing that the file sets counts, and dkms refuses it")
+            }
             RefusalKind::NameMissing | RefusalKind::VersionMissing | RefusalKind::DestinationMissing => {
                 write!(f, "{directive}{index} is missing: dkms refuses the file")
             }
@@ -147,6 +200,8 @@ pub struct DkmsConf {
     pub makes: bool,
     /// The value of `MAKE` for this kernel.
     pub make: String,
+    /// The same as the file sets it, before dkms evaluates it once more: `$(uname -r)` is still seen in it.
+    pub make_written: String,
     /// The values of `PATCH` for this kernel.
     pub patches: Vec<String>,
     /// The scripts, with their arguments, by directive: `PRE_BUILD` and the like.
@@ -157,6 +212,8 @@ pub struct DkmsConf {
     pub excluded: Vec<Exclusion>,
     /// A syntax error: the rest of the file has no effect.
     pub syntax: Option<SyntaxError>,
+    /// The files that end early.
+    pub early: Vec<EarlyEnd>,
     /// Why dkms refuses the file.
     pub refusals: Vec<Refusal>,
 }
@@ -200,6 +257,7 @@ impl DkmsConf {
             "depends" => self.depends.push(owned),
             "makes" => self.makes = !value.trim().is_empty(),
             "make" => self.make = owned,
+            "make_written" => self.make_written = owned,
             "patch" => self.patches.push(owned),
             "hook" => {
                 if let Some((directive, script)) = value.split_once(' ') {
@@ -207,6 +265,17 @@ impl DkmsConf {
                 }
             }
             "deprecated" => self.deprecated.push(owned),
+            "early" => self.early.extend(EarlyEnd::of_record(value)),
+            "again" => {
+                // Empty, if no value ends the shell.
+                let end = value.parse().ok().map(|file| EarlyEnd {
+                    file,
+                    line: None,
+                    message: String::new(),
+                    ends_dkms: true,
+                });
+                self.early.extend(end);
+            }
             "syntax" => self.syntax = syntax_error(value, files),
             "quote" => {
                 if let Some(error) = &mut self.syntax {
@@ -264,7 +333,14 @@ impl DkmsConf {
 
     /// Adds the places of the faults.
     pub(super) fn locate(&mut self, trace: &Trace) {
+        for end in &mut self.early {
+            end.locate(trace);
+        }
+        self.refusals = self.refused();
         for refusal in &mut self.refusals {
+            if refusal.kind == RefusalKind::EndsEarly {
+                continue;
+            }
             refusal.at = match refusal.element {
                 Some(element) => trace.line_of_element(&refusal.directive, element),
                 None => trace.line_of(&refusal.directive),
@@ -311,6 +387,17 @@ impl DkmsConf {
             } else if !DESTINATIONS.iter().any(|directory| location.starts_with(directory)) {
                 add(Destination, "DEST_MODULE_LOCATION", Some(at), location);
             }
+        }
+        // Another file may set what the one that ends early does not.
+        let is_missing = |refusal: &Refusal| {
+            let kinds = [NameMissing, VersionMissing, NoModule, ModuleNameMissing, DestinationMissing];
+            kinds.contains(&refusal.kind)
+        };
+        let end = self.early.iter().find(|end| end.ends_dkms).or(self.early.first());
+        if let Some(end) = end.filter(|end| end.ends_dkms || refusals.iter().any(is_missing)) {
+            refusals.retain(|refusal| !is_missing(refusal));
+            let (directive, value, at) = (String::new(), end.to_string(), end.at());
+            refusals.insert(0, Refusal { kind: EndsEarly, directive, element: None, value, at });
         }
         refusals
     }
@@ -417,6 +504,42 @@ mod tests {
         let read = written.under(old);
         assert!(read.autoinstall && read.excluded.is_empty());
         assert!(!read.refusals.iter().any(|r| r.kind == RefusalKind::AutoinstallWord));
+    }
+
+    #[test]
+    fn an_early_end_explains_what_is_missing() {
+        let kinds = |conf: &DkmsConf| conf.refusals.iter().map(|r| r.kind).collect::<Vec<_>>();
+        let complete = ["package_name=a", "package_version=1", "built=a", "dest=", "location=/extra"];
+        let early = conf(&["early=0 6: 1 + : syntax error", "again="], None);
+        assert_eq!(kinds(&early), [RefusalKind::EndsEarly]);
+        assert_eq!(early.refusals[0].at, Some((0, 6)));
+        assert!(early.refusals[0].to_string().contains("(1 + : syntax error)"), "{}", early.refusals[0]);
+        // An override that ends early, and a value that ends dkms itself.
+        let with = |record: &str| conf(&[&complete[..], &[record]].concat(), None);
+        assert_eq!((kinds(&with("early=1 ")), with("early=1 ").early.len()), (vec![], 1));
+        assert_eq!(kinds(&with("again=1")), [RefusalKind::EndsEarly]);
+        assert_eq!((kinds(&with("again=")), with("again=").early), (vec![], vec![]));
+        // Other faults stay.
+        let mut other = complete;
+        other[4] = "location=/x";
+        let other = conf(&[&other[..], &["early=1 "]].concat(), None);
+        assert_eq!(kinds(&other), [RefusalKind::Destination]);
+    }
+
+    #[test]
+    fn an_exit_is_found_in_the_trace() {
+        let files = [("/a", &b"X=1\nfoo\nexit 0\n"[..])];
+        let trace = Trace::read(b"@@/a:1@X=1\n@@/a:2@foo\n@@/a:3@exit 0\n", &files);
+        let located = |record: &str, trace: &Trace| {
+            let mut conf = conf(&[record], None);
+            conf.locate(trace);
+            (conf.refusals[0].at, conf.early[0].message.clone())
+        };
+        for record in ["early=0 ", "early=0 2: foo: command not found"] {
+            assert_eq!(located(record, &trace), (Some((0, 3)), "exit 0".to_owned()), "{record}");
+        }
+        let trace = Trace::read(b"@@/a:1@X=1\n", &files);
+        assert_eq!(located("early=0 2: no", &trace), (Some((0, 2)), "no".to_owned()));
     }
 
     #[test]

@@ -73,6 +73,13 @@ pub(super) const RULES: &[LintRule] = &[
         Text(text::running_kernel),
         "use $kernelver, the kernel that dkms builds for",
     ),
+    last(refused("ends-early", EndsEarly, "let bash reach the end of the file: dkms reads the values there")),
+    rule(
+        "ends-early-unused",
+        Warning,
+        Text(text::ends_early_unused),
+        "let bash reach the end of the file: dkms reads the values there",
+    ),
     last(rule("unterminated-quote", Error, Text(text::unterminated_quote), "close the quote")),
     last(rule(
         "syntax-error",

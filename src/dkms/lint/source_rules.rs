@@ -202,7 +202,7 @@ pub(super) fn module_conditional(view: &ConfView<'_>) -> Vec<Hit> {
 /// A Makefile that uses the running kernel, and a `MAKE` that does not pass another one.
 pub(super) fn make_running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
     let make = view.conf.make.as_str();
-    if asks_release(make) {
+    if asks_release(make) || asks_release(&view.conf.make_written) {
         let what =
             "MAKE builds for the kernel that runs, by `uname -r`, and not for the one that is asked for";
         return vec![Hit::new(view.place("MAKE"), what)];

@@ -2,7 +2,7 @@
 
 use super::view::{ConfView, Hit, LintPlace};
 use super::{LintSubject, Severity, for_some, grouped};
-use crate::dkms::conf::{DIRECTIVES, Exclusion, left_side};
+use crate::dkms::conf::{DIRECTIVES, EarlyEnd, Exclusion, RefusalKind, left_side};
 
 /// Kernels for which bash gave no answer.
 pub(super) fn no_answer(subject: &LintSubject<'_>) -> Vec<Hit> {
@@ -66,6 +66,18 @@ pub(super) fn running_kernel(view: &ConfView<'_>) -> Vec<Hit> {
     lines.dedup();
     let what = "it asks for the kernel that runs, by `uname -r`, and not for the one that is built for";
     lines.into_iter().map(|at| Hit::new(view.at(Some(at)), what)).collect()
+}
+
+/// A file that ends early where another file sets all that dkms asks for.
+pub(super) fn ends_early_unused(view: &ConfView<'_>) -> Vec<Hit> {
+    if view.conf.refusals.iter().any(|refusal| refusal.kind == RefusalKind::EndsEarly) {
+        return Vec::new();
+    }
+    let hit = |end: &EarlyEnd| {
+        let file = view.answer.texts.get(end.file).copied().unwrap_or_default();
+        Hit::new(LintPlace::Conf(file, end.line), format!("{end}: nothing that the file sets counts"))
+    };
+    view.conf.early.iter().map(hit).collect()
 }
 
 pub(super) fn unterminated_quote(view: &ConfView<'_>) -> Vec<Hit> {
