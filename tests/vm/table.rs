@@ -114,14 +114,20 @@ impl Kept {
     }
 }
 
-/// The scenes whose last run, with the clr-boot-manager of this one, did not pass, or that were never played.
-pub(crate) fn not_passed(dir: &Path, limits: &Limits) -> Outcome<Vec<&'static str>> {
-    let kept = Kept::read(&dir.join(kept_in()))?.map(|kept| kept.rows).unwrap_or_default();
+/// Names the scenes whose last run did not pass, or that were never played.
+fn not_passed(kept: &Kept, limits: &Limits) -> String {
     let is_good = |name: &str| {
-        let mut rows = kept.iter().filter(|(scene, _)| scene.name == name).map(|(_, rows)| rows);
+        let mut rows = kept.rows.iter().filter(|(scene, _)| scene.name == name).map(|(_, rows)| rows);
         rows.any(|rows| !rows.is_empty() && limits.explain_all(rows))
     };
-    Ok(scenes::all().iter().map(|scene| scene.name).filter(|name| !is_good(name)).collect())
+    let scenes = scenes::all();
+    let names: Vec<_> = scenes.iter().map(|scene| scene.name).filter(|name| !is_good(name)).collect();
+    if names.is_empty() {
+        return String::new();
+    }
+    let text = format!("Not passed with it, or not played yet: {}.", names.join(", "));
+    let whole_names = textwrap::Options::new(WIDTH).word_splitter(textwrap::WordSplitter::NoHyphenation);
+    format!("\n{}\n", textwrap::fill(&text, whole_names))
 }
 
 /// The tables of the last runs of each scene.
@@ -142,6 +148,7 @@ pub(crate) fn of_all(dir: &Path, limits: &Limits) -> Outcome<String> {
     if let Some(kept) = &stand_in {
         let head = textwrap::fill(&format!("With {}: {}.", kept.by, kept.count()), WIDTH);
         text += &format!("{head}\n\n{HEAD}{}", table(kept.all().collect()));
+        text += &not_passed(kept, limits);
     }
     if let Some(kept) = &real {
         let others: Vec<_> = kept.all().filter(is_other).collect();
@@ -151,13 +158,13 @@ pub(crate) fn of_all(dir: &Path, limits: &Limits) -> Outcome<String> {
             (_, false) => (" These are not as with the stand-in:", format!("\n{HEAD}{}", table(others))),
         };
         let head = textwrap::fill(&format!("With {}: {}.{more}", kept.by, kept.count()), WIDTH);
-        text += &format!("\n{head}\n{rows}");
+        text += &format!("\n{head}\n{rows}{}", not_passed(kept, limits));
     }
     Ok(text)
 }
 
 /// The width of the text of the page, in columns.
-pub(crate) const WIDTH: usize = 110;
+const WIDTH: usize = 110;
 const HEAD: &str = "| scene | situation | predicted | happened | agrees |\n| --- | --- | --- | --- | --- |\n";
 
 fn line(about: &str, number: usize, row: &Row, limits: &Limits) -> String {
