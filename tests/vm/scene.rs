@@ -370,7 +370,7 @@ impl Play<'_> {
     }
 
     /// Takes back what an admin has ordered. Where the parameter was disabled, the machine refuses its
-    /// modules: `status` must predict the same for the next boot, and with the parameter they must work again.
+    /// modules: `status` must predict the same for the next boot. With the parameter they must work again.
     fn take_back_orders(&mut self, situation: &str) -> Outcome<String> {
         let facts = Facts::of(self.machine, &BTreeSet::new())?;
         let is_disabled = !facts.words("cmdline").iter().any(|word| word == "module.sig_unenforce");
