@@ -259,10 +259,8 @@ impl Finder<'_> {
         let file = root.inside(&host).ok_or_else(elsewhere)?;
         let evaluated = traced(root, tools, &[(file, text.as_bytes().to_owned())], None, release);
         let (conf, trace) = evaluated.map_err(|e| match e {
-            ConfError::Unusable(reason) | ConfError::TimedOut(reason) => {
-                AdoptError::Conf { reason, evidence: None }
-            }
-            ConfError::CannotTell(reason) | ConfError::Refused(reason) => AdoptError::Unknown(reason),
+            ConfError::Unusable(reason) => AdoptError::Conf { reason, evidence: None },
+            unknown => AdoptError::Unknown(unknown.to_string()),
         })?;
         match &conf.syntax {
             Some(error) => Err(AdoptError::Conf {

@@ -42,10 +42,8 @@ pub fn inspect(
         let files = vec![(conf.clone(), root.read_within(&conf, TEXT)?)];
         let evaluated = match traced(root, tools, &files, None, release) {
             Ok((conf, trace)) => Ok((conf.under(rules), trace)),
-            Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
-            Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
-                return Err(AdoptError::Unknown(reason));
-            }
+            Err(ConfError::Unusable(reason)) => Err(reason),
+            Err(unknown) => return Err(AdoptError::Unknown(unknown.to_string())),
         };
         let answer = Answer {
             release: release.clone(),

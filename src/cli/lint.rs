@@ -262,7 +262,7 @@ impl<'a> Bench<'a> {
         for (release, matters) in &self.kernels {
             let files = match conf::files(root, directory, module.as_ref(), release) {
                 Ok(files) => files,
-                Err(ConfError::Unusable(_) | ConfError::TimedOut(_)) => {
+                Err(ConfError::Unusable(_)) => {
                     let binaries = root.lookup(directory.join("dkms_binaries_only")).is_there();
                     target.findings.push(without_conf(&show(directory), &source, binaries));
                     return target;
@@ -274,9 +274,14 @@ impl<'a> Bench<'a> {
             };
             match self.answer(&files, module.as_ref(), (release, *matters)) {
                 Ok(answer) => subject.take(answer, files, show),
-                Err(error) => target.unreadable = Some(error.to_string()),
+                Err(error) => {
+                    target.unreadable = Some(error.to_string());
+                    // It is not repeated for another kernel.
+                    if matches!(error, ConfError::TimedOut(_)) {
+                        break;
+                    }
+                }
             }
-            // An evaluation that timed out is not repeated for another kernel.
             if subject.answers.last().is_some_and(|answer| answer.evaluated.is_err()) {
                 break;
             }
@@ -295,7 +300,7 @@ impl<'a> Bench<'a> {
         let (root, tools) = (&self.context.root, &self.context.tools);
         let evaluated = match conf::traced(root, tools, files, module, release) {
             Ok((conf, trace)) => Ok((conf.under(self.rules), trace)),
-            Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => Err(reason),
+            Err(ConfError::Unusable(reason)) => Err(reason),
             Err(error) => return Err(error),
         };
         Ok(Answer {

@@ -202,6 +202,10 @@ pub(super) fn of_module(record: &ModuleRecord, names: Option<&str>, system: &Sys
         State::Unknown if is_refused(system, |pair| pair.module == *module) => {
             return cause_remedy::trust(system, build(module, kernel, installed));
         }
+        State::Unknown if has_timed_out(module, kernel, system) => {
+            let conf = "if the machine was not busy, correct that dkms.conf";
+            return Remedy::by_hand(conf).then(build(module, kernel, installed));
+        }
         _ => {}
     }
     let whole = module.to_string();
@@ -358,6 +362,11 @@ fn unblock(system: &System, module: &str, by: &Obstruction) -> Remedy {
 fn is_refused(system: &System, is_meant: impl Fn(&ModuleOnKernel) -> bool) -> bool {
     let mut all = system.modules_on_kernels.iter();
     all.any(|pair| is_meant(pair) && matches!(pair.conf, Err(ConfError::Refused(_))))
+}
+
+fn has_timed_out(module: &ModuleName, kernel: &str, system: &System) -> bool {
+    let pair = system.module_on_kernel(module, kernel);
+    pair.is_some_and(|pair| matches!(pair.conf, Err(ConfError::TimedOut(_))))
 }
 
 fn is_gone(module: &ModuleName, system: &System) -> bool {

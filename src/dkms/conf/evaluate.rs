@@ -178,7 +178,11 @@ impl Evaluation<'_> {
         let what = format!("evaluating {file} gave no answer ({})", done.ended);
         Err(match done.ended {
             Ended::Interrupted => ConfError::CannotTell(what),
-            Ended::TimedOut => ConfError::TimedOut(what),
+            Ended::TimedOut => {
+                let seconds = DEADLINE.as_secs();
+                let what = format!("evaluating {file} did not end within {seconds} s");
+                ConfError::TimedOut(format!("{what}: the machine is busy, or the file never ends"))
+            }
             Ended::Exit(_) | Ended::Signal(_) => ConfError::Unusable(what),
         })
     }

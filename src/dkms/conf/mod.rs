@@ -32,12 +32,17 @@ pub enum ConfError {
     /// It was not evaluated because this machine offers no way to confine it.
     #[error("{0}")]
     Refused(String),
-    /// As `Unusable`: bash did not finish in time.
+    /// bash did not finish in time: the file may never end, or the machine was busy.
     #[error("{0}")]
     TimedOut(String),
 }
 
 impl ConfError {
+    /// Whether the file may be good.
+    pub fn is_unknown(&self) -> bool {
+        !matches!(self, ConfError::Unusable(_))
+    }
+
     fn of_file(e: &FileError) -> ConfError {
         if e.is_absent() { ConfError::Unusable(e.to_string()) } else { ConfError::CannotTell(e.to_string()) }
     }

@@ -87,7 +87,8 @@ impl<'a> ConfReader<'a> {
                 let is_traced = conf.has_faults() && started.elapsed() < TRACED_WITHIN;
                 if is_traced { evaluated(Tracing::On) } else { Ok(conf) }
             });
-            // A failure to read the files or to run bash is not a property of the files.
+            // A failure to read the files or to run bash is not a property of the files. A time-out may be
+            // one: reports do not wait for it again, the next run does.
             if !matches!(conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_))) {
                 cache.keep_conf(key, conf.clone());
             }

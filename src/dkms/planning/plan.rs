@@ -52,7 +52,7 @@ pub struct ModuleOnKernel {
 impl ModuleOnKernel {
     /// The contents of its dkms.conf are unknown, and may become known at any time.
     pub fn is_conf_unread(&self) -> bool {
-        matches!(self.conf, Err(ConfError::CannotTell(_) | ConfError::Refused(_)))
+        self.conf.as_ref().is_err_and(ConfError::is_unknown)
     }
 }
 
@@ -314,10 +314,10 @@ mod tests {
             steps(&ModuleOnKernel { conf: Err(ConfError::Unusable("x".to_owned())), ..base() }),
             "broken-source"
         );
-        assert_eq!(
-            steps(&ModuleOnKernel { conf: Err(ConfError::CannotTell("x".to_owned())), ..base() }),
-            "unknown"
-        );
+        for unknown in [ConfError::CannotTell, ConfError::Refused, ConfError::TimedOut] {
+            let conf = Err(unknown("x".to_owned()));
+            assert_eq!(steps(&ModuleOnKernel { conf, ..base() }), "unknown");
+        }
         assert_eq!(steps(&ModuleOnKernel { proof: Ok(Vec::new()), ..base() }), "proven");
         let programs_missing = vec!["make".to_owned()];
         let without = ModuleOnKernel { programs_missing, ..base() };

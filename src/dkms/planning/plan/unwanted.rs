@@ -1,7 +1,6 @@
 //! Reasons to leave a module alone on a kernel, whatever is installed.
 
 use super::{ModuleOnKernel, State};
-use crate::dkms::conf::ConfError;
 use crate::dkms::{Source, is_usable_name};
 use crate::kernel::Headers;
 
@@ -15,11 +14,9 @@ pub fn unwanted(pair: &ModuleOnKernel) -> Option<(State, String)> {
     }
     let conf = match &pair.conf {
         Ok(conf) => conf,
-        Err(ConfError::Unusable(reason) | ConfError::TimedOut(reason)) => {
-            return Some((State::BrokenSource, reason.clone()));
-        }
-        Err(ConfError::CannotTell(reason) | ConfError::Refused(reason)) => {
-            return Some((State::Unknown, reason.clone()));
+        Err(error) => {
+            let state = if error.is_unknown() { State::Unknown } else { State::BrokenSource };
+            return Some((state, error.to_string()));
         }
     };
     if let Some(error) = conf.syntax.as_ref().filter(|_| !conf.autoinstall) {
