@@ -141,8 +141,8 @@ impl Finder<'_> {
 
     /// Completes the project's own file.
     fn with_conf(mut self, path: &Path) -> Result<Adoptable, AdoptError> {
-        let original = self.source.text(path).ok_or_else(|| AdoptError::Conf {
-            reason: format!("{} cannot be read as text", path.display()),
+        let original = self.source.read(path).map_err(|why| AdoptError::Conf {
+            reason: format!("{}: {why}", path.display()),
             evidence: None,
         })?;
         let (first, trace) = self.evaluate(path, &original)?;

@@ -113,16 +113,21 @@ impl<'r> SourceTree<'r> {
     /// The text of a file; none if there is no such file, it is too large, or it is not text. Every other
     /// error is kept for [`SourceTree::is_read`].
     pub(super) fn text(&self, path: &Path) -> Option<String> {
-        let bytes = match self.root.read_within(self.top.join(path), TEXT) {
-            Ok(bytes) => bytes,
+        self.read(path).ok()
+    }
+
+    /// As [`SourceTree::text`], with the reason why there is none.
+    pub(super) fn read(&self, path: &Path) -> Result<String, String> {
+        match self.root.read_within(self.top.join(path), TEXT) {
+            Ok(bytes) if bytes.contains(&0) => Err("it is not a text".to_owned()),
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(e) => {
                 if !e.is_absent() && !e.is_no_file() && e.cause.kind() != ErrorKind::FileTooLarge {
                     self.unread.borrow_mut().get_or_insert(e.to_string());
                 }
-                return None;
+                Err(e.cause.to_string())
             }
-        };
-        (!bytes.contains(&0)).then(|| String::from_utf8_lossy(&bytes).into_owned())
+        }
     }
 
     pub(super) fn is_directory(&self, path: &Path) -> bool {

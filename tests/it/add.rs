@@ -159,6 +159,22 @@ fn each_refusal_has_its_cause_and_its_line() {
 }
 
 #[test]
+fn a_conf_beyond_the_limit_is_refused_with_the_limit() {
+    let root = system();
+    let source = copy(&root, "conf-at-top", "hello");
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    for (more, why) in
+        [("#".repeat(1 << 20), "it is larger than 1 MiB"), ("\0".to_owned(), "it is not a text")]
+    {
+        fs::write(source.join("dkms.conf"), format!("{conf}{more}\n")).unwrap();
+        let (code, found) = looked_at(&source, &[]);
+        let step = found["steps"].as_array().unwrap().last().unwrap();
+        assert_eq!((code, &step["cause"]), (1, &"unusable-dkms-conf".into()), "{found:#}");
+        assert_eq!(step["text"], format!("dkms.conf: {why}"));
+    }
+}
+
+#[test]
 fn what_is_not_a_source_is_named_with_what_helps() {
     let root = system();
     root.module("bello", "2", "");
