@@ -332,6 +332,13 @@ fn a_checkout_gives_what_git_tracks_and_its_tag() {
     assert_eq!((code, &found["name"], &found["version"]), (0, &"hello".into(), &"1.5".into()), "{found:#}");
     assert_eq!(found["steps"][0]["text"], "git checkout");
     assert!(!marker.exists());
+    // What is left out is reported, with what helps.
+    let note = &found["steps"][1];
+    assert_eq!((&note["step"], &note["result"]), (&"unpack".into(), &"warning".into()), "{found:#}");
+    assert!(note["text"].as_str().unwrap().contains("`git add dkms.conf`"), "{note}");
+    git(&["add", "dkms.conf"]);
+    let (_, found) = looked_at(&source, &[]);
+    assert_ne!(found["steps"][1]["step"], "unpack", "{found:#}");
 }
 
 #[test]

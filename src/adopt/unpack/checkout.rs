@@ -25,17 +25,21 @@ pub struct GitVersion {
 pub(super) struct Checkout {
     /// The tracked files, also of submodules. The directory of an empty submodule is among them.
     pub(super) tracked: Vec<PathBuf>,
+    /// Each `dkms.conf` that it does not track.
+    pub(super) untracked_confs: Vec<PathBuf>,
     pub(super) version: Option<GitVersion>,
 }
 
 impl Checkout {
     pub(super) fn observe(tools: &Tools, directory: &Path) -> Result<Checkout, String> {
-        let list = git(tools, directory, &["ls-files", "-z", "--cached", "--recurse-submodules"])?;
-        let tracked = list.split(|b| *b == 0).filter(|name| !name.is_empty());
-        let tracked: Vec<PathBuf> = tracked.map(path_of).collect();
+        let list = |options: &[&str]| {
+            git(tools, directory, &[&["ls-files", "-z"], options].concat()).map(|list| paths_of(&list))
+        };
+        let tracked = list(&["--cached", "--recurse-submodules"])?;
         if tracked.is_empty() {
             return Err("it tracks none".to_owned());
         }
+        let untracked_confs = list(&["--others", "--", "dkms.conf", "*/dkms.conf"])?;
         // Without a commit there is no version.
         let commit = git(tools, directory, &["rev-parse", "--short=7", "HEAD"]).ok();
         // Without a tag the version is made from the commit alone.
@@ -44,13 +48,15 @@ impl Checkout {
             tag: described.as_deref().and_then(|text| tag_of(&String::from_utf8_lossy(text))),
             commit: String::from_utf8_lossy(&commit).trim().to_owned(),
         });
-        Ok(Checkout { tracked, version })
+        Ok(Checkout { tracked, untracked_confs, version })
     }
 }
 
-fn path_of(name: &[u8]) -> PathBuf {
+/// The paths in a list of git, each of which ends with a null byte.
+fn paths_of(list: &[u8]) -> Vec<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
-    PathBuf::from(OsString::from_vec(name.to_owned()))
+    let names = list.split(|b| *b == 0).filter(|name| !name.is_empty());
+    names.map(|name| PathBuf::from(OsString::from_vec(name.to_owned()))).collect()
 }
 
 /// Parses `TAG-COMMITS-gHASH`.
