@@ -179,13 +179,7 @@ fn confirm_and_install(
         document.steps.add("register", StepResult::Failed, e.to_string());
         return Ok(exit::ATTENTION);
     }
-    let directory = context.root.shown_path(source_directory(module));
-    match before.is_registered && !before.replaces_source {
-        true => {
-            document.steps.add("register", StepResult::Skipped, format!("{module} is registered already"))
-        }
-        false => document.steps.add("register", StepResult::Done, format!("{}", directory.display())),
-    }
+    document.steps.push(before.step(context, module, StepResult::Done));
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = registration::install(context, prepared, &before, show)?;
     let code = finish(context, (prepared, &before), &done, consent, document);
@@ -322,7 +316,7 @@ fn finish(
     }
     if !problems.is_empty() {
         problems.iter().for_each(|why| document.steps.add("install", StepResult::Failed, why));
-        if !before.is_registered || before.replaces_source {
+        if !before.is_kept() {
             match registration::take_back(context, prepared, before).as_slice() {
                 [] => document.steps.add("undo", StepResult::Done, "nothing of it is left"),
                 errors => errors.iter().for_each(|e| document.steps.add("undo", StepResult::Failed, e)),

@@ -92,6 +92,22 @@ impl Before {
         }
     }
 
+    /// The same source stays registered.
+    pub fn is_kept(&self) -> bool {
+        self.is_registered && !self.replaces_source
+    }
+
+    /// The step of the registration, with that result if there is something to do.
+    pub fn step(&self, context: &Context, module: &ModuleName, result: StepResult) -> AddStep {
+        let directory = context.root.shown_path(source_directory(module)).display().to_string();
+        let (result, text) = match self.replaces_source {
+            _ if self.is_kept() => (StepResult::Skipped, format!("{module} is registered already")),
+            true => (result, format!("{directory}, in place of another source")),
+            false => (result, directory),
+        };
+        AddStep { step: "register", result, text, ..AddStep::default() }
+    }
+
     /// What is to be there again if the module cannot be installed.
     fn replaced(&self) -> Option<ReplacedModule> {
         let replaces = self.replaces_source || !self.others.is_empty();
@@ -160,7 +176,7 @@ pub fn compare(context: &Context, prepared: &Prepared, replace: bool) -> Result<
 /// When something cannot be written; nothing is left then.
 pub fn register(context: &Context, prepared: &Prepared, before: &Before) -> Result<(), RegisterError> {
     let (root, module) = (&context.root, &prepared.module);
-    if before.is_registered && !before.replaces_source {
+    if before.is_kept() {
         return Ok(());
     }
     let (keeps_source, replaced) = (before.has_source, before.replaced());

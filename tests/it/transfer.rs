@@ -417,7 +417,9 @@ fn an_older_version_stays_until_the_new_one_is_proven() {
     import(&target, &file, &["--yes", "--replace"]).code(1);
     assert!(target.text("usr/src/hello-1.0/dkms.conf").ends_with("# mine\n"));
     target.behave("").forget_calls();
-    import(&target, &file, &["--yes", "--replace"]).code(0).shows(&["the binaries of the archive fit"]);
+    let run = import(&target, &file, &["--yes", "--replace"]);
+    run.code(0).shows(&["the binaries of the archive fit", "/usr/src/hello-1.0, in place of"]);
+    assert!(!run.stdout.contains("registered already"), "{}", run.stdout);
     assert!(!target.text("usr/src/hello-1.0/dkms.conf").contains("# mine"));
     assert_eq!(builds(&target), Vec::<String>::new());
     assert_eq!(fs::read_dir(target.at("usr/src")).unwrap().count(), 1);

@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::ReadyImport;
 use crate::context::Context;
 use crate::dkms::plan::{State, build_directory};
-use crate::dkms::register::source_directory;
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::{ModuleName, Tree, architecture, modfile};
 use crate::exit;
@@ -32,11 +31,7 @@ pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArch
         return false;
     }
     let module = &prepared.module;
-    let directory = context.root.shown_path(source_directory(module));
-    match before.is_registered {
-        true => found.steps.add("register", StepResult::Skipped, format!("{module} is registered already")),
-        false => found.steps.add("register", StepResult::Done, format!("{}", directory.display())),
-    }
+    found.steps.push(before.step(context, module, StepResult::Done));
     let placed = builds(ready).try_for_each(|build| place(context, ready, build));
     // From here on the next run completes what a killed one leaves: it installs or builds the module. Whether
     // another source has been replaced is found by the record of the change.
@@ -83,7 +78,7 @@ fn place(context: &Context, ready: &ReadyImport, build: &ExportedBuild) -> Resul
 
 /// Takes back what the import did.
 fn undo(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) {
-    if ready.before.is_registered && !ready.before.replaces_source {
+    if ready.before.is_kept() {
         return;
     }
     match registration::take_back(context, &ready.prepared, &ready.before).as_slice() {
