@@ -216,8 +216,11 @@ pub(super) fn inspected(
         Ok(findings) => findings,
         Err(e) => return vec![e.to_string()],
     };
-    let important = findings.iter().filter(|found| found.severity != Severity::Advice);
-    let text = important.map(|found| {
+    let mut important: Vec<_> =
+        findings.iter().filter(|found| found.severity != Severity::Advice).collect();
+    // What dkms refuses comes first.
+    important.sort_by_key(|found| found.severity);
+    let text = important.into_iter().map(|found| {
         let line = found.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{}{line}: {} [{}]", found.file, found.what, found.id)
     });

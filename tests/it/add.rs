@@ -265,6 +265,20 @@ fn an_empty_submodule_counts_where_the_build_names_it() {
 }
 
 #[test]
+fn what_dkms_refuses_comes_before_what_it_takes() {
+    let root = system();
+    let source = copy(&root, "conf-at-top", "hello");
+    let conf = fs::read_to_string(source.join("dkms.conf")).unwrap();
+    let more = "MAKE[0]=\"make -C /lib/modules/$(uname -r)/build\"\nBUILD_DEPENDS[0]=hello\n";
+    fs::write(source.join("dkms.conf"), conf + more).unwrap();
+    let (_, found) = looked_at(&source, &[]);
+    let notes = found["steps"].as_array().unwrap().iter().filter(|step| step["step"] == "lint");
+    let ids: Vec<&str> =
+        notes.map(|step| step["text"].as_str().unwrap().rsplit('[').next().unwrap()).collect();
+    assert_eq!(ids, ["depends-itself]", "running-kernel]"], "{found:#}");
+}
+
+#[test]
 fn a_variable_with_the_name_of_a_placeholder_stays() {
     let root = system();
     let source = copy(&root, "conf-at-top", "hello");
