@@ -10,7 +10,6 @@ use super::{Common, answer, need_root};
 use crate::context::Context;
 use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
-use crate::dkms::register::source_directory;
 use crate::exit;
 use crate::kernel::module_file::stem;
 use crate::report::add::{AddDocument, StepResult};
@@ -21,6 +20,7 @@ use crate::report::render::style::ScreenStyle;
 use crate::report::side_files::SideFileResult;
 use crate::state::{LOCK, is_ours};
 use crate::sys::{Lock, RootKind, interrupt};
+use crate::update::add_plan;
 use crate::update::adopt::{self, AddOrder, Prepared};
 use crate::update::loading::{self, LoadOutcome};
 use crate::update::progress::ProgressMode;
@@ -108,26 +108,15 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
         document.steps.add("stop", StepResult::Failed, "the run was asked to stop: nothing has been changed");
         prepared = None;
     }
-    let before = match &prepared {
-        Some(source) => match registration::compare(context, source, arguments.replace) {
-            Ok(before) => Some(before),
-            Err(e) => {
-                document.steps.add("register", StepResult::Failed, e.to_string());
-                prepared = None;
-                None
-            }
-        },
-        None => None,
-    };
+    let before = prepared.as_ref().and_then(|source| compared(context, source, &arguments, &mut document));
     let shown = document.steps.len();
     let style = ScreenStyle::here(true, context.clock.now());
     if !arguments.json {
         answer(&found(&document, &style), common.color)?;
     }
     let code = match (prepared, before) {
-        (Some(prepared), Some(_)) if arguments.dry_run => {
-            plan(context, &prepared, &mut document);
-            exit::OK
+        (Some(prepared), Some(before)) if arguments.dry_run => {
+            add_plan::plan(context, &prepared, &before, &mut document)
         }
         (Some(prepared), Some(before)) => {
             confirm_and_install(context, &arguments, common, (&prepared, &before), &mut document)?
@@ -139,11 +128,33 @@ pub fn run(context: &Context, arguments: AddArguments, common: &Common) -> anyho
     Ok(code)
 }
 
-fn plan(context: &Context, prepared: &Prepared, document: &mut AddDocument) {
-    let directory = context.root.shown_path(source_directory(&prepared.module));
-    document.steps.add("register", StepResult::Planned, directory.display().to_string());
-    for release in &prepared.releases {
-        document.steps.add("install", StepResult::Planned, format!("on {release}"));
+/// What the source is to be registered beside; none if it cannot be.
+fn compared(
+    context: &Context,
+    prepared: &Prepared,
+    arguments: &AddArguments,
+    document: &mut AddDocument,
+) -> Option<Before> {
+    let before = match registration::compare(context, prepared, arguments.replace) {
+        Ok(before) => before,
+        Err(e) => {
+            document.steps.add("register", StepResult::Failed, e.to_string());
+            return None;
+        }
+    };
+    if arguments.dry_run {
+        return Some(before);
+    }
+    match add_plan::conflicts(context, prepared, &before) {
+        Ok(conflicts) if conflicts.is_empty() => Some(before),
+        Ok(conflicts) => {
+            conflicts.into_iter().for_each(|why| document.steps.add("install", StepResult::Failed, why));
+            None
+        }
+        Err(e) => {
+            document.steps.add("register", StepResult::Failed, e.to_string());
+            None
+        }
     }
 }
 

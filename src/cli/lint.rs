@@ -276,12 +276,13 @@ impl<'a> Bench<'a> {
                 Ok(answer) => subject.take(answer, files, show),
                 Err(error) => {
                     target.unreadable = Some(error.to_string());
-                    // It is not repeated for another kernel.
+                    // It is not waited for again for another kernel.
                     if matches!(error, ConfError::TimedOut(_)) {
                         break;
                     }
                 }
             }
+            // Another kernel would repeat the finding.
             if subject.answers.last().is_some_and(|answer| answer.evaluated.is_err()) {
                 break;
             }

@@ -155,7 +155,7 @@ impl Order {
     }
 
     /// The decision about a module on a kernel, for this order.
-    fn decide(&self, pair: &ModuleOnKernel) -> Decision {
+    pub(super) fn decide(&self, pair: &ModuleOnKernel) -> Decision {
         match plan::decide(pair) {
             Decision::Proven if self.force => plan::forced(pair, "it was asked for"),
             Decision::Proven if self.by_hand && pair.source_changed => {

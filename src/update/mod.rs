@@ -3,6 +3,7 @@
 //!
 //! The programs in [`crate::cli`] call it; it does not depend on them.
 
+pub mod add_plan;
 pub mod adopt;
 pub mod boot_default;
 pub mod boot_files;

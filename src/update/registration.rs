@@ -297,11 +297,15 @@ pub fn install(
     before: &Before,
     show: ProgressMode,
 ) -> anyhow::Result<Done> {
+    sequence::work(context, Vec::new(), &order(context, prepared, before), show)
+}
+
+/// What is to be built and installed.
+pub(super) fn order(context: &Context, prepared: &Prepared, before: &Before) -> Order {
     let kernels = restoring::kernels_to_have_it(context, &before.kernels);
     let modules = vec![prepared.module.to_string()];
     let force = before.replaces_source;
-    let order = Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() };
-    sequence::work(context, Vec::new(), &order, show)
+    Order { modules, kernels, force, by_hand: true, is_part: true, ..Order::default() }
 }
 
 /// A step for each kernel that has the module although a hook script was not run, or has failed.

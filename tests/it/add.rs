@@ -389,6 +389,8 @@ fn a_kernel_that_the_module_excludes_is_named() {
     // On every kernel.
     let root = system();
     let source = with(&root, "BUILD_EXCLUSIVE_KERNEL=\"^5\"\n");
+    let run = add(&root, &source, &["--dry-run", "--no-build"]);
+    run.code(1).shows(&["would be registered, and installed on none of"]);
     let run = add(&root, &source, &["--yes", "--no-build", "--json"]);
     let document = run.code(1).json();
     assert_eq!(document["installed"], false, "{document:#}");
@@ -400,9 +402,63 @@ fn a_kernel_that_the_module_excludes_is_named() {
     let root = system();
     root.kernel(LTS).headers(LTS).tip(LTS);
     let source = with(&root, "BUILD_EXCLUSIVE_KERNEL=\"^6\\.15\\.\"\n");
+    let excluded = format!("skipped: {LTS}: BUILD_EXCLUSIVE");
+    let run = add(&root, &source, &["--dry-run", "--no-build"]);
+    run.code(0).shows(&[&format!("would be done: on {B}"), &format!("install   {excluded}")]);
+    assert!(!run.stdout.contains(&format!("on {LTS}")), "{}", run.stdout);
     let run = add(&root, &source, &["--yes", "--no-build"]);
-    run.code(0).shows(&[&format!("{B}: installed and proven"), &format!("skipped: {LTS}: BUILD_EXCLUSIVE")]);
+    run.code(0).shows(&[&format!("{B}: installed and proven"), &excluded]);
     assert!(root.has(&TestRoot::ko("hello", B)) && !root.has(&TestRoot::ko("hello", LTS)));
+}
+
+/// Each line of the plan is what the run then does.
+#[test]
+fn a_dry_run_says_what_the_run_does() {
+    let root = system();
+    root.kernel(LTS).headers(LTS).tip(LTS);
+    let source = copy(&root, "conf-at-top", "hello");
+    let planned = |root: &TestRoot| {
+        let run = add(root, &source, &["--dry-run", "--json"]);
+        let document = run.json();
+        let steps = document["steps"].as_array().unwrap().iter();
+        let steps = steps.filter(|step| ["register", "install"].contains(&step["step"].as_str().unwrap()));
+        let word = |step: &serde_json::Value, key: &str| step[key].as_str().unwrap().to_owned();
+        let texts = steps.map(|step| format!("{}: {}", word(step, "result"), word(step, "text")));
+        (run.code, texts.collect::<Vec<_>>())
+    };
+    // An override of the admin counts once the module is registered.
+    let file = format!("etc/dkms/hello-1.0-{LTS}.conf");
+    root.file(&file, "BUILD_EXCLUSIVE_KERNEL=\"^5\"\n");
+    let (code, lines) = planned(&root);
+    assert_eq!((code, &lines[1]), (0, &format!("planned: on {B}")), "{lines:?}");
+    assert!(lines[2].starts_with(&format!("skipped: {LTS}: BUILD_EXCLUSIVE_KERNEL")), "{lines:?}");
+    add(&root, &source, &["--yes", "--no-build"]).code(0).shows(&[&format!("skipped: {LTS}: BUILD_EX")]);
+    // What is there already.
+    let (code, lines) = planned(&root);
+    assert_eq!(code, 0, "{lines:?}");
+    let there =
+        ["skipped: hello/1.0 is registered already", &format!("skipped: {B}: it is installed already")];
+    assert_eq!(lines[..2], there, "{lines:?}");
+    // Without headers the run fails.
+    root.remove(&file).remove(&format!("usr/lib/modules/{LTS}/build"));
+    let (code, lines) = planned(&root);
+    assert_eq!((code, &lines[2]), (1, &format!("failed: {LTS}: the kernel's headers are not installed")));
+}
+
+#[test]
+fn a_file_of_another_module_is_found_before_anything_is_registered() {
+    let root = system();
+    root.module("other", "1", "BUILT_MODULE_NAME[0]=hello\n").post_update().code(0);
+    let source = copy(&root, "conf-at-top", "hello");
+    let conflict = format!("failed: {B}: hello.ko on this kernel is that of");
+    add(&root, &source, &["--dry-run"])
+        .code(1)
+        .shows(&[&conflict, "other/1, and only one module can have it"]);
+    let before = root.tree();
+    add(&root, &source, &["--yes"]).code(1).shows(&[&conflict]);
+    let changes = difference(&before, &root.tree(), false);
+    assert!(!changes.iter().any(|change| change.contains("hello-1.0")), "{changes:?}");
+    assert!(root.calls().iter().all(|call| !call.contains("dkms install -m hello ")), "{:?}", root.calls());
 }
 
 /// As dkms does, the stand-in leaves with 77 for a kernel that is excluded.
