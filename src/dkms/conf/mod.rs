@@ -1,6 +1,7 @@
 //! A `dkms.conf` is a bash program whose values may differ between kernels, so bash evaluates it for each
 //! kernel. Builds and lint use the same value. Reading it without bash is only good for advice.
 
+mod early_end;
 mod evaluate;
 mod reader;
 mod trace;
@@ -9,11 +10,12 @@ pub mod version;
 
 use serde::{Deserialize, Serialize};
 
+pub use early_end::EarlyEnd;
 pub use evaluate::{ConfFile, files, traced};
 pub use reader::{ConfReader, ConfSources, load};
 pub use trace::{Assignment, DIRECTIVES, FileLine, Trace, TracedCommand, left_side};
 pub use value::{
-    BuiltModule, DESTINATIONS, DkmsConf, EarlyEnd, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError,
+    BuiltModule, DESTINATIONS, DkmsConf, Exclusion, ModuleRecord, Refusal, RefusalKind, SyntaxError,
 };
 pub use version::DkmsRules;
 
