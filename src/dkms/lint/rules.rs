@@ -40,6 +40,9 @@ impl PartialEq for LintRule {
     }
 }
 
+/// The remedy for a file whose shell ends early.
+const TO_THE_END: &str = "let bash reach the end of the file: dkms reads the values there";
+
 const fn rule(id: &'static str, severity: Severity, check: Check, clear: &'static str) -> LintRule {
     LintRule { id, severity, clear, is_last: false, check }
 }
@@ -73,13 +76,8 @@ pub(super) const RULES: &[LintRule] = &[
         Text(text::running_kernel),
         "use $kernelver, the kernel that dkms builds for",
     ),
-    last(refused("ends-early", EndsEarly, "let bash reach the end of the file: dkms reads the values there")),
-    rule(
-        "ends-early-unused",
-        Warning,
-        Text(text::ends_early_unused),
-        "let bash reach the end of the file: dkms reads the values there",
-    ),
+    last(refused("ends-early", EndsEarly, TO_THE_END)),
+    rule("ends-early-unused", Warning, Text(text::ends_early_unused), TO_THE_END),
     last(rule("unterminated-quote", Error, Text(text::unterminated_quote), "close the quote")),
     last(rule(
         "syntax-error",
