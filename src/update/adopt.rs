@@ -1,31 +1,24 @@
 //! Trying a source: unpack, find, probe, build in scratch. Nothing is written outside of a scratch directory.
 
-use std::fs::File;
+mod source_trial;
+
 use std::path::{Path, PathBuf};
 
-use super::side_offer::{BuiltOnKernel, STEP, complete, find_side_files};
-use crate::adopt::unpack::{UnpackError, Unpacked, unpack};
-use crate::adopt::{
-    AdoptError, Adoptable, BuiltModule, Evidence, SOURCES, Search, Trial, TrialFailure, difference, find,
-    inspect, place, with_kernel,
-};
+use super::side_offer::{STEP, complete, find_side_files};
+use crate::adopt::unpack::{UnpackError, unpack};
+use crate::adopt::{AdoptError, Adoptable, Search, difference, find, inspect, place};
 use crate::context::Context;
-use crate::dkms::conf::Trace;
-use crate::dkms::first_error::{self, FirstError};
 use crate::dkms::lint::{KernelOwn, Severity, own_modules};
-use crate::dkms::{Cache, DkmsConf, ModuleName, Tree, conf};
+use crate::dkms::{Cache, ModuleName, Tree, conf};
+use crate::kernel::Inventory;
 use crate::kernel::module_file::kernel_name;
-use crate::kernel::{Headers, Inventory};
 use crate::report::add::{AddDocument, AddStep, StepResult};
-use crate::report::cause_remedy::cause_remedy;
-use crate::report::packages::Packages;
 use crate::report::remedy::{AdminCommand, CommandTarget};
-use crate::sys::{FileKind, Scratch, child, scratch};
+use crate::sys::{FileKind, Scratch, scratch};
+use source_trial::SourceTrial;
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
 pub(super) const ANY_KERNEL: &str = "6.15.0-1.native";
-/// A filesystem with less room is full.
-const ROOM: u64 = 1 << 20;
 /// The directory of clr-dkms in a root.
 const STATE: &str = "/var/lib/clr-dkms";
 
@@ -153,7 +146,8 @@ pub fn prepare(context: &Context, order: &AddOrder, document: &mut AddDocument) 
     if !found.conf.hook("POST_ADD").is_empty() {
         document.steps.add("find", StepResult::Warning, "its POST_ADD script is not run");
     }
-    let tried = try_it(context, (&scratch, &unpacked), order, &inventory, &mut found, document);
+    let trial = SourceTrial { context, scratch: &scratch, unpacked: &unpacked, order, inventory: &inventory };
+    let tried = trial.run(&mut found, document);
     describe(document, &found);
     availability(context, &releases, document);
     for text in inspected(context, (&scratch, &source), &module, &releases) {
@@ -216,8 +210,7 @@ pub(super) fn inspected(
         Ok(findings) => findings,
         Err(e) => return vec![e.to_string()],
     };
-    let mut important: Vec<_> =
-        findings.iter().filter(|found| found.severity != Severity::Advice).collect();
+    let mut important: Vec<_> = findings.iter().filter(|found| found.severity != Severity::Advice).collect();
     // What dkms refuses comes first.
     important.sort_by_key(|found| found.severity);
     let text = important.into_iter().map(|found| {
@@ -266,226 +259,4 @@ fn describe(document: &mut AddDocument, found: &Adoptable) {
         document.original = Some(path.display().to_string());
         document.changes = difference(text, &found.text);
     }
-}
-
-/// Probes, and builds in scratch. Returns the modules that were built for each kernel; none when it cannot be
-/// built.
-fn try_it(
-    context: &Context,
-    (scratch, unpacked): (&Scratch, &Unpacked),
-    order: &AddOrder,
-    inventory: &Inventory,
-    found: &mut Adoptable,
-    document: &mut AddDocument,
-) -> Option<Vec<BuiltOnKernel>> {
-    let mut built = Vec::new();
-    let kernels = inventory.tips();
-    if kernels.is_empty() {
-        document.steps.add("probe", StepResult::Skipped, "no kernel is installed");
-    }
-    let (all, mut excluded) = (kernels.len(), Vec::new());
-    for kernel in kernels {
-        let release = &kernel.name.release();
-        let (conf, trace) = match evaluated(context, scratch, found, release) {
-            Ok(evaluated) => evaluated,
-            Err(why) => {
-                document.steps.add("build", StepResult::Failed, format!("{release}: {why}"));
-                return None;
-            }
-        };
-        if let Some(exclusion) = conf.excluded.first() {
-            document.steps.add("build", StepResult::Skipped, format!("{release}: {exclusion}"));
-            excluded.push(trace.line_of(&exclusion.directive).map(|(_, line)| line));
-            continue;
-        }
-        if kernel.headers != Headers::Present {
-            let why = format!("the headers of {release} are not installed");
-            document.steps.add("probe", StepResult::Skipped, why);
-            continue;
-        }
-        let mut here = Adoptable { conf, ..found.clone() };
-        let probed = probe(context, (scratch, unpacked), release, &mut here);
-        // What make is given by the text is for every kernel; the value is for this one.
-        found.text.clone_from(&here.text);
-        found.decisions.clone_from(&here.decisions);
-        let (result, text) = match probed {
-            Ok(ProbeOutcome::Good) => (StepResult::Done, entered(release)),
-            Ok(ProbeOutcome::Given(decision)) => {
-                (StepResult::Done, format!("{}, {decision}", entered(release)))
-            }
-            Ok(ProbeOutcome::Bad(why)) | Err(why) => (StepResult::Warning, why),
-        };
-        document.steps.add("probe", result, text);
-        if order.no_build || order.look_only {
-            continue;
-        }
-        let trial = trial(context, scratch, &here, release);
-        let done = build(&trial).and_then(|modules| {
-            let unchecked = trial.prove(context.clock.now()).map_err(|e| (e.to_string(), None))?;
-            Ok((modules, unchecked))
-        });
-        match done {
-            Ok((modules, unchecked)) => {
-                built.push((release.clone(), modules));
-                let (result, text) = match unchecked {
-                    None => (StepResult::Done, "built and proven in scratch".to_owned()),
-                    Some(why) => {
-                        (StepResult::Warning, format!("built in scratch, and not all can be proven: {why}"))
-                    }
-                };
-                document.steps.add("build", result, format!("{release}: {text}"));
-            }
-            Err((failure, error)) => {
-                let error = of_full(scratch, error);
-                let packages = Packages::of(release, inventory);
-                let remedy = error.map(|error| cause_remedy(Some(&error), &found.name, &packages));
-                let next_step = remedy.map(|remedy| remedy.text(&CommandTarget::of_root(&context.root)));
-                let (result, text) = (StepResult::Failed, format!("{release}: {failure}"));
-                document.steps.push(AddStep { step: "build", result, text, next_step, ..AddStep::default() });
-                return None;
-            }
-        }
-    }
-    match excluded.first() {
-        Some(line) if excluded.len() == all && !order.no_build => {
-            document.steps.push(excludes_all(found, *line));
-            None
-        }
-        _ => Some(built),
-    }
-}
-
-fn excludes_all(found: &Adoptable, line: Option<usize>) -> AddStep {
-    AddStep {
-        step: "build",
-        result: StepResult::Failed,
-        text: "its dkms.conf excludes all of these kernels".to_owned(),
-        evidence: line.map(|line| Evidence::of(Path::new("dkms.conf"), line, &found.text)),
-        next_step: Some("give a version for one of them, or register it with --no-build".to_owned()),
-        ..AddStep::default()
-    }
-}
-
-/// The path of the `dkms.conf` that is tried, in the scratch root.
-fn tried_conf(found: &Adoptable) -> PathBuf {
-    Path::new(SOURCES).join(format!("{}-{}", found.name, found.version)).join("dkms.conf")
-}
-
-/// The value of that `dkms.conf` for a kernel, and its lines.
-fn evaluated(
-    context: &Context,
-    scratch: &Scratch,
-    found: &Adoptable,
-    release: &str,
-) -> Result<(DkmsConf, Trace), String> {
-    let Context { root, tools, .. } = context;
-    let real = scratch.root().real_path(tried_conf(found)).map_err(|e| e.to_string())?;
-    let inside = root.inside(&real).ok_or("the scratch directory is in another root")?;
-    let files = [(inside, found.text.clone().into_bytes())];
-    conf::traced(root, tools, &files, None, release).map_err(|e| e.to_string())
-}
-
-/// Names the filesystem of the scratch directory, if it is full.
-fn of_full(scratch: &Scratch, error: Option<Box<FirstError>>) -> Option<Box<FirstError>> {
-    let root = scratch.root();
-    // One that cannot be asked is not known to be full.
-    match root.shortage("/", ROOM).ok().flatten() {
-        Some(lack) => {
-            let place = root.path().display().to_string();
-            Some(Box::new(FirstError::of_full(error.map(|error| *error), place, lack)))
-        }
-        None => error,
-    }
-}
-
-fn entered(release: &str) -> String {
-    format!("make enters the headers of {release}")
-}
-
-enum ProbeOutcome {
-    Good,
-    /// It had to be given the kernel.
-    Given(String),
-    Bad(String),
-}
-
-fn trial<'a>(
-    context: &'a Context,
-    scratch: &'a Scratch,
-    found: &'a Adoptable,
-    release: &'a str,
-) -> Trial<'a> {
-    Trial {
-        root: &context.root,
-        tools: &context.tools,
-        scratch: scratch.root(),
-        found,
-        release,
-        deadline: context.settings.build_timeout,
-    }
-}
-
-/// Asks make where it goes; if it goes elsewhere, gives it the kernel by the variables of the Makefile.
-fn probe(
-    context: &Context,
-    (scratch, unpacked): (&Scratch, &Unpacked),
-    release: &str,
-    found: &mut Adoptable,
-) -> Result<ProbeOutcome, String> {
-    let first = trial(context, scratch, found, release).probe().map_err(|e| e.to_string())?;
-    if first.is_good() {
-        return Ok(ProbeOutcome::Good);
-    }
-    let others = first.others.join(", ");
-    let with_kernel = with_kernel(scratch.root(), unpacked, found).map_err(|e| e.to_string())?;
-    if let Some((mut other, decision)) = with_kernel {
-        other.conf.make = format!("{} {}", found.conf.make, given(context, &decision.value, release));
-        let again = trial(context, scratch, &other, release).probe().map_err(|e| e.to_string())?;
-        if again.is_good() {
-            let text = decision.to_string();
-            other.decisions.push(decision);
-            let written = scratch.root().write(tried_conf(&other), other.text.as_bytes(), 0o644);
-            written.map_err(|e| e.to_string())?;
-            *found = other;
-            return Ok(ProbeOutcome::Given(text));
-        }
-    }
-    Ok(ProbeOutcome::Bad(match others.is_empty() {
-        true => format!(
-            "make -n does not show that the headers of {release} are used: {}",
-            first.last_lines.last().map_or("it prints nothing", String::as_str)
-        ),
-        false => format!("for {release} make enters {others}"),
-    }))
-}
-
-/// The variables with the values that bash would give them.
-fn given(context: &Context, variables: &str, release: &str) -> String {
-    let headers = format!("{}/build", crate::kernel::inventory::module_directory(release));
-    let headers = context.root.resolved_or_joined(&headers);
-    variables.replace("${kernelver}", release).replace("${kernel_source_dir}", &headers.display().to_string())
-}
-
-/// Builds in scratch. A failure is described, with the first error of the log.
-fn build(trial: &Trial<'_>) -> Result<Vec<BuiltModule>, (String, Option<Box<FirstError>>)> {
-    let log: File = child::unnamed_file().map_err(|e| (e.to_string(), None))?;
-    let failure = match trial.build(&log) {
-        Ok(modules) => return Ok(modules),
-        Err(failure) => failure,
-    };
-    if !matches!(failure, TrialFailure::Build(_)) {
-        return Err((failure.to_string(), None));
-    }
-    // What cannot be read back leaves the exit code.
-    let said = child::tail(log, 64 << 10).unwrap_or_default();
-    let (made, said) = (trial.make_log().unwrap_or_default(), String::from_utf8_lossy(&said));
-    let first = [made.as_str(), &said].into_iter().find_map(|text| first_error::find(text).error);
-    Err(match first {
-        Some(error) => (format!("{failure}: {}", error.short()), Some(Box::new(error))),
-        None => {
-            let text = if made.is_empty() { &said } else { made.as_str() };
-            let last = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            (format!("{failure}: {last}"), None)
-        }
-    })
 }
