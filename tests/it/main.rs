@@ -3,6 +3,7 @@
 
 mod add;
 mod add_hostile;
+mod add_install;
 mod add_kills;
 mod add_manifest;
 mod add_replace;
@@ -50,6 +51,7 @@ mod kills;
 mod layers;
 mod limits;
 mod lint;
+mod lint_conf;
 mod lint_hostile;
 mod loading;
 mod loading_initrd;

@@ -1,5 +1,5 @@
 //! The table of the rules. A new rule is a row here, a function next to similar ones, and a case in
-//! `tests/it/lint.rs`.
+//! `tests/it/lint_conf.rs`, or in `tests/it/lint.rs` for the source.
 
 use super::Severity::{Advice, Error, Warning};
 use super::view::{ConfView, Hit};
