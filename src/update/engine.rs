@@ -389,6 +389,9 @@ pub fn run(
         begun.iter().for_each(|release| settling(release).settle(&mut attempts, true));
         attempts.extend(waiting.into_iter().map(Attempt::stopped));
     }
+    // In the order of the plan, and not in that of their ends.
+    let place = |a: &Attempt| planned.iter().position(|p| p.module == a.module && p.release == a.release);
+    attempts.sort_by_key(place);
     tell_drift(&attempts);
     attempts
 }

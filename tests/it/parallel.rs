@@ -67,6 +67,18 @@ fn with_jobs(jobs: &str) -> TestRoot {
 }
 
 #[test]
+fn the_results_have_the_order_of_the_plan() {
+    let root = with_jobs("4");
+    root.behave("[[ $module != a ]] || sleep 1");
+    let document = root.run("clr-dkms", &["rebuild", "--json"]).code(0).json();
+    let modules = document["modules"].as_array().unwrap().iter();
+    let found: Vec<String> = modules.map(|m| format!("{} {}", m["kernel"], m["module"])).collect();
+    let line = |kernel: &str, module: &str| format!("\"{kernel}\" \"{module}/1\"");
+    let planned = [B, LTS].map(|kernel| ["a", "b", "c", "d"].map(|module| line(kernel, module)));
+    assert_eq!(found, planned.concat(), "{document:#}");
+}
+
+#[test]
 fn modules_are_built_beside_each_other_and_kernels_of_one_module_never() {
     let root = with_jobs("3");
     root.post_update().code(0);
