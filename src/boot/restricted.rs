@@ -58,6 +58,16 @@ pub enum RestrictedError {
     Failed(String),
 }
 
+/// Why clr-boot-manager must not be run beside swupd, which may change kernels at any time. None if no
+/// process holds the lock. How long a process has held it makes no difference.
+pub fn swupd_at_work(root: &Root) -> Option<String> {
+    match lock::is_held(root, SWUPD_LOCK) {
+        Ok(false) => None,
+        Ok(true) => Some("swupd is running".to_owned()),
+        Err(e) => Some(format!("whether swupd is running is unknown: {e}")),
+    }
+}
+
 fn not_run(why: impl ToString) -> RestrictedError {
     RestrictedError::NotRun(why.to_string())
 }
@@ -183,10 +193,8 @@ impl RestrictedUpdate<'_> {
         if let Some(why) = alone.find_map(Result::err) {
             return Some(why.to_string());
         }
-        match lock::is_held(self.root, SWUPD_LOCK) {
-            Ok(false) => {}
-            Ok(true) => return Some("swupd is running".to_owned()),
-            Err(e) => return Some(format!("whether swupd is running is unknown: {e}")),
+        if let Some(why) = swupd_at_work(self.root) {
+            return Some(why);
         }
         if !self.root.is_live() {
             return None;

@@ -8,7 +8,7 @@ use super::refresh::refresh;
 use crate::boot::files::ExpectedEntry;
 use crate::boot::foresee::{Objection, UpdateInput};
 use crate::boot::inputs::{self, BootPart};
-use crate::boot::restricted::{RestrictedError, RestrictedUpdate};
+use crate::boot::restricted::{RestrictedError, RestrictedUpdate, swupd_at_work};
 use crate::boot::{self, BootFiles, initrds};
 use crate::boot_decision::{Reason, Ruling};
 use crate::context::Context;
@@ -17,6 +17,7 @@ use crate::decide::entry_loss::{EntryLoss, entry_losses};
 use crate::decide::update_way::{UpdateCandidate, UpdateQuestion, UpdateWay, update_way};
 use crate::kernel::{Installed, KernelName};
 use crate::state::{BootRecord, WaitingPart};
+use crate::sys::RootKind;
 use crate::system::{System, expected_entries};
 
 /// The result of an update of the boot files.
@@ -70,10 +71,20 @@ pub enum ForeseenUpdate {
     None { why: String },
 }
 
+/// Why an unrestricted update has to wait for swupd. It would make entries of kernels that are half
+/// installed, and delete others. An image is not affected: swupd runs the hook in it before it ends.
+fn swupd_changes_kernels(context: &Context) -> Option<String> {
+    let is_image = context.root.kind() == RootKind::Image;
+    swupd_at_work(&context.root).filter(|_| !is_image)
+}
+
 /// Returns how a run would update the boot files, and changes nothing.
 pub fn foreseen(context: &Context, system: &System, assessment: &BootAssessment) -> ForeseenUpdate {
     let names = match way(context, system, assessment, false) {
-        UpdateWay::Whole => return ForeseenUpdate::Whole,
+        UpdateWay::Whole => match swupd_changes_kernels(context) {
+            Some(why) => return ForeseenUpdate::None { why },
+            None => return ForeseenUpdate::Whole,
+        },
         UpdateWay::Restricted(names) => names,
         refused => return ForeseenUpdate::None { why: reason_not_run(&refused).unwrap_or_default() },
     };
@@ -166,6 +177,13 @@ pub fn bring_up_to_date(
         let record = wait(context, system, assessment, last, &why);
         UpdateResult { record, touched: false }
     };
+    let failed = |last: BootRecord, why: String, hint: &str| {
+        let error = format!("clr-boot-manager was not run: {why}; {hint}");
+        tracing::error!("boot entries: {error}");
+        let mut result = refused(last, why);
+        (result.record.error, result.record.differs) = (Some(error), false);
+        result
+    };
     if let Some(unknown) = &assessment.unknown {
         return refused(last, unknown.clone());
     }
@@ -173,6 +191,9 @@ pub fn bring_up_to_date(
     let not_run = reason_not_run(&way).unwrap_or_default();
     match way {
         UpdateWay::Whole => {
+            if let Some(why) = swupd_changes_kernels(context) {
+                return failed(last, why, "if it hangs, end it");
+            }
             let record = refresh(context, system.into(), last, why);
             let parts = match record.error {
                 None => inputs::parts(&context.root),
@@ -186,11 +207,7 @@ pub fn bring_up_to_date(
         }
         UpdateWay::Loses(_) => {
             let command = boot::update_command(&context.root);
-            let error = format!("clr-boot-manager was not run: {not_run}; `{command}` runs it anyway");
-            tracing::error!("boot entries: {error}");
-            let mut result = refused(last, not_run);
-            (result.record.error, result.record.differs) = (Some(error), false);
-            result
+            failed(last, not_run, &format!("`{command}` runs it anyway"))
         }
         UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => refused(last, not_run),
     }

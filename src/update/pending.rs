@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::boot_default::REQUEST;
-use super::sequence::SWUPD_LOCK;
+use crate::boot::restricted::SWUPD_LOCK;
 use crate::context::Context;
 use crate::state::LOCK;
 use crate::sys::clock::Stopwatch;

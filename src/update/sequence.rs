@@ -10,6 +10,7 @@ use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
 use super::run_mark::RunMark;
 use super::{initrd, overrides, parameter, publish, removal, trial};
+use crate::boot::restricted::SWUPD_LOCK;
 use crate::boot_decision::Ruling;
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
@@ -25,9 +26,7 @@ use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::sys::{Root, interrupt, lock};
 use crate::system::System;
 
-/// swupd's lock file, which it locks with fcntl(2) (swupd 7.0.0; `state_dir` is fixed at its build).
-pub(super) const SWUPD_LOCK: &str = "/var/lib/swupd/swupd_lock";
-/// The longest wait for swupd. If it hangs, modules must still be built.
+/// The longest wait for swupd. If it hangs, modules must still be built. clr-boot-manager is not run then.
 const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 
 /// Waits for a swupd process that works on this root.

@@ -6,8 +6,8 @@ use anyhow::{anyhow, bail};
 
 use super::boot_default::{Observed, REQUEST, assert_with_trial};
 use super::boot_files::is_guarded;
-use super::sequence::SWUPD_LOCK;
 use super::trial::{clear_choice, critical, forget_trial, works_at_a_glance};
+use crate::boot::restricted::SWUPD_LOCK;
 use crate::config::ReturnPolicy;
 use crate::context::Context;
 use crate::decide::assessment::BootAssessment;

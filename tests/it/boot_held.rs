@@ -201,6 +201,28 @@ fn what_waits_is_named_with_its_time_and_command() {
     }
 }
 
+/// The worker waits for swupd, but not for ever. A lock that is still held then is not one that is gone.
+#[test]
+fn an_unrestricted_update_is_not_run_beside_swupd() {
+    let root = TestRoot::guarded();
+    root.file("var/lib/swupd/swupd_lock", "");
+    let lock = std::fs::File::options().write(true).open(root.at("var/lib/swupd/swupd_lock")).unwrap();
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let why = "clr-boot-manager was not run: swupd is running; if it hangs, end it";
+    root.post_update().code(1).says(&[why]);
+    assert_eq!(root.recorded("hello", B), "ok", "modules are built");
+    let updates = || root.calls().iter().filter(|call| call.contains("manager update")).count();
+    assert_eq!((updates(), root.boot_default().as_str()), (0, ID_A));
+    let plan = root.run("clr-dkms-post-update", &["-n", "--json"]).json();
+    assert_eq!(plan["boot_update_way"], serde_json::json!({"way": "none", "why": "swupd is running"}));
+    let status = root.run("clr-dkms", &["status", "--json"]).json();
+    assert_eq!((&status["verdict"], &status["problems"][0]), (&"degraded".into(), &why.into()));
+    assert!(status["next_step"].as_str().unwrap().contains("clr-dkms-post-update"), "{status:#}");
+    drop(lock);
+    root.post_update().code(0);
+    assert_eq!((updates(), root.boot_default().as_str()), (1, ID_B));
+}
+
 #[test]
 fn the_kernel_that_boots_is_repaired_while_another_is_held_back() {
     if !has_namespaces() {
