@@ -197,7 +197,8 @@ fn record(
     let known = system.trial.recorded.as_ref().filter(|known| known.kernel == plan.kernel);
     let since = known.map_or(context.clock.now(), |known| known.since);
     let expects = expected(system, &assessment.needs, &plan.kernel);
-    if let Some(why) = &system.trial.fault {
+    // Not as it was observed: to prepare one boot it is written twice.
+    if let Stored::Bad(why) | Stored::Unreadable(why) = state::load::<Trial>(&context.root, TRIAL) {
         tracing::warn!("{why}; it is written again");
     }
     let trial = Trial {

@@ -321,10 +321,17 @@ fn a_record_that_cannot_be_used() {
         check(&root).code(70).says(&["trial.json"]);
         status(&root);
     }
-    let root = armed();
-    root.file(RECORD, "{").post_update();
-    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
-    assert!(root.text(RECORD).contains(B));
+    // With the variable, and without it.
+    for is_armed in [true, false] {
+        let root = armed();
+        if !is_armed {
+            root.remove(ONE_SHOT);
+        }
+        let run = root.file(RECORD, "{").post_update();
+        assert_eq!(run.stderr.matches("it is written again").count(), 1, "{}", run.stderr);
+        assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+        assert!(root.text(RECORD).contains(B));
+    }
     // While the new kernel runs, nothing else would remove it.
     let root = booted(armed(), B, "2");
     works(&root).file(RECORD, "{");
