@@ -143,14 +143,7 @@ fn refusal(root: &Root, files: &BootFiles, inventory: &Inventory, id: &str) -> O
 
 /// The message about a choice of an admin, with the command that takes it back.
 fn theirs(by: SetBy, does: &str) -> String {
-    let take_back = match by {
-        SetBy::LoaderEntryOneShot => "; `bootctl set-oneshot \"\"` takes it back",
-        SetBy::LoaderEntryDefault => "; `bootctl set-default \"\"` takes it back",
-        SetBy::LoaderConf
-        | SetBy::SyslinuxDefault
-        | SetBy::GrubDefault
-        | SetBy::GrubSavedEntry
-        | SetBy::GrubNextEntry => "",
-    };
+    let take_back = by.taken_back_by().map(|command| format!("; `{command}` takes it back"));
+    let take_back = take_back.unwrap_or_default();
     format!("{by} {does}, whatever clr-boot-manager writes: that is an admin's choice{take_back}")
 }

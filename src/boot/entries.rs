@@ -178,17 +178,26 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
     ] {
         let Some(name) = name else { continue };
         let source = if set_by == SetBy::LoaderConf { path.to_owned() } else { set_by.to_string() };
+        let unknown = DefaultEntry { entry: name.to_owned(), id: None, set_by };
         if menu.unread.iter().any(|file| is_named(file, name)) {
             // It may be the entry of any kernel.
             decided = true;
+            if set_by == SetBy::LoaderEntryDefault {
+                menu.persistent = Some(unknown);
+            }
             continue;
         }
         let named = find(&menu.entries, name);
         menu.problems.extend(remark(&named, name, set_by, &source));
+        if set_by == SetBy::LoaderEntryDefault && named == NamedEntry::Open {
+            menu.persistent = Some(unknown);
+        }
         if let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
             let named = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
-            if set_by == SetBy::LoaderConf {
-                menu.configured.clone_from(&named);
+            match set_by {
+                SetBy::LoaderConf => menu.configured.clone_from(&named),
+                SetBy::LoaderEntryDefault => menu.persistent.clone_from(&named),
+                _ => {}
             }
             if !decided {
                 menu.default = named;
@@ -216,16 +225,14 @@ pub(super) fn undecided(entries: &[BootEntry], variables: &Variables) -> Option<
 /// A remark about a name that is configured as the default.
 fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option<MenuFault> {
     let once = set_by == SetBy::LoaderEntryOneShot;
-    let take_back = match set_by {
-        SetBy::LoaderEntryOneShot => "`bootctl set-oneshot \"\"` takes it back",
-        _ => "`bootctl set-default \"\"` takes it back",
-    };
+    let take_back = set_by.taken_back_by().map(|command| format!("`{command}` takes it back"));
     Some(match (named, set_by) {
         (NamedEntry::Entry(_), SetBy::LoaderConf) => return None,
         (NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry), _) if set_by != SetBy::LoaderConf => {
             let when =
                 if once { "for the next boot only" } else { "for every boot, whatever loader.conf says" };
-            let fault = MenuFault::odd(format!("{source} chooses {} {when}", entry.named()), Some(take_back));
+            let what = format!("{source} chooses {} {when}", entry.named());
+            let fault = MenuFault::odd(what, take_back.as_deref());
             MenuFault { is_one_shot: once, ..fault }
         }
         // Since version 245 the suffix is a part of the name.
@@ -241,7 +248,7 @@ fn remark(named: &NamedEntry, name: &str, set_by: SetBy, source: &str) -> Option
         ),
         (NamedEntry::Open, _) => MenuFault::odd(
             format!("{source} chooses {name}: only the boot loader knows which entry that is"),
-            Some(take_back),
+            take_back.as_deref(),
         ),
         // If the default names no entry, the boot loader chooses one itself.
         (NamedEntry::Nothing, SetBy::LoaderConf) => {

@@ -56,6 +56,9 @@ pub struct BootFiles {
     /// What `loader.conf` makes the default, whatever the EFI variables say. None if that is not an entry, or
     /// with another boot loader.
     pub configured: Option<DefaultEntry>,
+    /// What the EFI variable `LoaderEntryDefault` chooses for every boot, whatever `loader.conf` says. The id
+    /// is None if only the boot loader knows which entry that is. None if the boot loader ignores it.
+    pub persistent: Option<DefaultEntry>,
     /// The freestanding initrds of clr-boot-manager, without the prefix `freestanding-`.
     pub freestanding: BTreeSet<String>,
     /// Faults and unusual facts.
@@ -271,6 +274,7 @@ fn seen(
         entries: menu.entries,
         default: menu.default,
         configured: menu.configured,
+        persistent: menu.persistent,
         freestanding: freestanding(place, loader, namespace),
         problems: menu.problems,
         invisible: None,

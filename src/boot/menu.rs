@@ -122,6 +122,19 @@ impl SetBy {
             | SetBy::GrubSavedEntry => false,
         }
     }
+
+    /// The command that takes the choice of an admin back, where there is one.
+    pub fn taken_back_by(self) -> Option<&'static str> {
+        match self {
+            SetBy::LoaderEntryOneShot => Some("bootctl set-oneshot \"\""),
+            SetBy::LoaderEntryDefault => Some("bootctl set-default \"\""),
+            SetBy::LoaderConf
+            | SetBy::SyslinuxDefault
+            | SetBy::GrubDefault
+            | SetBy::GrubSavedEntry
+            | SetBy::GrubNextEntry => None,
+        }
+    }
 }
 
 /// The entry that boots next.
@@ -176,6 +189,9 @@ pub struct Menu {
     /// What `loader.conf` makes the default, whatever the EFI variables say. None if that is not an entry, or
     /// with another boot loader.
     pub configured: Option<DefaultEntry>,
+    /// What the EFI variable `LoaderEntryDefault` chooses for every boot, whatever `loader.conf` says. The id
+    /// is None if only the boot loader knows which entry that is. None if the boot loader ignores it.
+    pub persistent: Option<DefaultEntry>,
     pub problems: Vec<MenuFault>,
     /// The names of entries that could not be read.
     pub unread: Vec<String>,

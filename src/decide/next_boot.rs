@@ -203,6 +203,27 @@ fn by_variables(seen: &LoaderInterface, inventory: &Inventory) -> Option<NextBoo
     None
 }
 
+/// What boots after a kernel that was chosen for one boot, if it is not known to be the kernel `fallback`:
+/// the release of a kernel, or the name of an entry. A choice of an admin for every boot counts also if it is
+/// that kernel, because it stays when the default changes.
+pub fn follows_trial(system: &System, fallback: &str) -> Option<(String, SetBy)> {
+    let chosen = match (&system.boot.loader, &system.loader_interface) {
+        (Some(_), _) => system.boot.persistent.as_ref().map(|chosen| &chosen.entry),
+        // The boot loader ignores a name that does not match an entry.
+        (None, Some(Ok(seen))) => {
+            seen.overrides.default.as_ref().filter(|name| is_open(name) || seen.lists(name) != Some(false))
+        }
+        (None, _) => None,
+    };
+    let shown = |entry: &str| release_of_entry(entry).unwrap_or_else(|| entry.to_owned());
+    if let Some(entry) = chosen {
+        return Some((shown(entry), SetBy::LoaderEntryDefault));
+    }
+    let configured = system.boot.configured.as_ref()?;
+    let is_fallback = configured.id == system.inventory.of_release(fallback).map(|kernel| kernel.id.clone());
+    (!is_fallback).then(|| (shown(&configured.entry), configured.set_by))
+}
+
 /// The kernel that questions about the next boot refer to: the kernel that boots next. If that is unknown or
 /// another system, the remembered kernel, or the one that clr-boot-manager makes the default.
 pub fn presumed(system: &System) -> Option<&Installed> {

@@ -10,7 +10,7 @@ use serde::Serialize;
 use strum::EnumDiscriminants;
 
 use super::readiness::{Candidate, Missing, Ready, lacks};
-use crate::boot::{SetBy, one_shot};
+use crate::boot::one_shot;
 use crate::boot_decision::{BootDecision, Reason, Ruling};
 use crate::config::{ReturnPolicy, Settings};
 use crate::requirement::{Importance, Requirement};
@@ -282,9 +282,9 @@ pub(super) fn plan(
         return None;
     }
     let fallback = fallback_of(system, candidates, needs, release)?;
-    // An EFI variable of an admin overrides the boot default.
-    let is_overridden =
-        system.boot.default.as_ref().is_some_and(|default| default.set_by == SetBy::LoaderEntryDefault);
+    // An EFI variable of an admin overrides the boot default, and with it the kernel to return to. While a
+    // trial is prepared, the variable for one boot hides it.
+    let is_overridden = system.boot.persistent.is_some();
     let has_usual_entry = system.boot.of(&system.inventory.of_release(release)?.id);
     let once = settings.boot_trial
         && system.trial.can_boot_once

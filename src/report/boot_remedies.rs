@@ -144,9 +144,11 @@ fn of_wrong_default(at: Situation<'_>) -> Option<Remedy> {
     let choice = assessment.next.choice().filter(|choice| choice.set_by.overrides());
     if let Some(by) = choice.filter(|_| is_wrong || assessment.next.release().is_none()) {
         let what = if by.set_by.is_for_one_boot() { "for the next boot only" } else { "for every boot" };
+        let command = by.set_by.taken_back_by().map(|command| format!(" with `sudo {command}`"));
         return Some(Remedy::by_hand(format!(
-            "{} was chosen by an admin {what}: take that back, or boot it by choice",
-            by.entry
+            "{} was chosen by an admin {what}: take that back{}, or boot it by choice",
+            by.entry,
+            command.unwrap_or_default()
         )));
     }
     // Another run would fail for the same reason.

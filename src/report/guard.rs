@@ -13,7 +13,7 @@ use crate::boot::deferral::Deferral;
 use crate::boot_decision::{AdminOverrides, NextBootSource, OverrideNote, Reason, Ruling};
 use crate::config::{BootPolicy, Settings};
 use crate::decide::assessment::BootAssessment;
-use crate::decide::next_boot::NextBoot;
+use crate::decide::next_boot::{NextBoot, follows_trial};
 use crate::decide::trial::{FAILED_ON_TRIAL, TrialNow, TrialStage, TrialWord};
 use crate::decide::unread::blocked;
 use crate::requirement::{Importance, MissingModule, Requirement};
@@ -186,6 +186,7 @@ impl GuardReport {
             _ => unreadable(system)
                 .map(|what| Problem::Unreadable { what })
                 .or_else(|| problem(assessment, &system.wishes.held))
+                .or_else(|| trial_overridden(system, assessment))
                 .or_else(|| not_updated(at)),
         };
         let step = match (&problem, word) {
@@ -424,6 +425,15 @@ pub(super) fn not_deferred(
         }
         _ => None,
     }
+}
+
+/// A kernel is to be booted on trial, and another one than the kernel to return to would boot after it: an
+/// admin has chosen it for every boot, or clr-boot-manager was run since the trial was prepared.
+pub(super) fn trial_overridden(system: &System, assessment: &BootAssessment) -> Option<Problem> {
+    let trial = assessment.trial_now.as_ref().filter(|trial| is_armed(trial, assessment))?;
+    let (default, set_by) = follows_trial(system, &trial.fallback)?;
+    let (kernel, fallback) = (trial.kernel.clone(), trial.fallback.clone());
+    Some(Problem::TrialOverridden { kernel, fallback, default, set_by })
 }
 
 /// Whether that kernel boots next on trial.

@@ -7,8 +7,8 @@ use serde::{Serialize, Serializer};
 use strum::{EnumDiscriminants, IntoStaticStr};
 
 use crate::automation::AutomationFault;
-use crate::boot::MenuFault;
 use crate::boot::deferral::SwupdLine;
+use crate::boot::{MenuFault, SetBy};
 use crate::boot_decision::OverrideNote;
 use crate::cmdline::PARAMETER;
 use crate::decide::entry_loss::EntryLoss;
@@ -83,6 +83,17 @@ pub enum Problem {
         kernel: String,
         /// The release of the kernel that stays the boot default.
         fallback: String,
+    },
+    /// A kernel is to be booted on trial, and the boot default is not the kernel to return to.
+    TrialOverridden {
+        /// Its release.
+        kernel: String,
+        /// The release of the kernel to return to.
+        fallback: String,
+        /// The release or the entry that is the boot default.
+        default: String,
+        /// What makes it the default.
+        set_by: SetBy,
     },
     /// A kernel is kept from becoming the boot default.
     HeldBack {
@@ -213,6 +224,7 @@ impl Problem {
             P::HeldByAdmin { kernel, .. }
             | P::TrialFailed { kernel, .. }
             | P::OnTrial { kernel, .. }
+            | P::TrialOverridden { kernel, .. }
             | P::HeldBack { kernel, .. }
             | P::HeldUnbootable { kernel } => Some(kernel),
             P::NoGoodKernel { best } => best.as_ref().map(|(kernel, _)| kernel.as_str()),
@@ -389,6 +401,21 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
         P::OnTrial { kernel, fallback } => write!(
             f,
             "kernel {kernel} runs on trial: {fallback} stays the boot default until everything critical works"
+        ),
+        P::TrialOverridden { kernel, default, set_by: set_by @ SetBy::LoaderEntryDefault, .. } => {
+            write!(f, "{set_by} chooses {default} for every boot: ")?;
+            match kernel == default {
+                true => f.write_str("nothing returns from it if it does not work"),
+                false => write!(
+                    f,
+                    "only a power failure boots kernel {kernel} on trial, an orderly reboot ends that"
+                ),
+            }
+        }
+        P::TrialOverridden { kernel, fallback, default, set_by } => write!(
+            f,
+            "{set_by} is {default}: after a power failure nothing returns to {fallback} if kernel {kernel} does \
+             not work on trial"
         ),
         P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
             Some(lack) if are_unknown(lacking) => {

@@ -49,6 +49,7 @@ pub(super) fn problems(
 ) -> Vec<Problem> {
     let DocumentSources { system, settings, .. } = of;
     let mut problems: Vec<Problem> = guard::problems(assessment, &system.wishes.held);
+    problems.extend(guard::trial_overridden(system, assessment).filter(|_| assessment.acts));
     let unreadable = system.inventory.unreadable().into_iter().chain(system.tree.unreadable.as_deref());
     let unknown = assessment.unknown.iter().chain(&assessment.unknown_target);
     for what in unreadable.chain(unknown.map(String::as_str)) {

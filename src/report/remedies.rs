@@ -8,6 +8,7 @@ use super::problem::Problem;
 use super::remedy::{AdminCommand, Remedy};
 use super::{Progress, Verdict};
 use crate::automation::{AutomationFault, Defect};
+use crate::boot::SetBy;
 use crate::boot::deferral::SwupdLine;
 use crate::boot::inputs::BootPart;
 use crate::boot_decision::Ruling;
@@ -58,6 +59,13 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         | P::TrialFailed { .. }
         | P::OnTrial { .. }
         | P::HeldBack { .. } => return of_boot_default(at),
+        P::TrialOverridden { set_by: SetBy::LoaderConf, .. } => {
+            post_update().to("correct the boot default").into()
+        }
+        P::TrialOverridden { .. } => {
+            let take_back = AdminCommand::change("bootctl", &["set-default", ""]);
+            take_back.to("let the boot default decide").into()
+        }
         P::Unreadable { .. } if !at.system.denied.is_empty() => as_root(),
         P::Unreadable { .. } if is_refused(at.system, |_| true) => cause_remedy::trust(at.system, run()),
         P::Unreadable { .. } => Remedy::by_hand("make what cannot be read readable, then ask again"),

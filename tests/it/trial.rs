@@ -281,6 +281,64 @@ fn the_choice_of_an_admin_comes_first() {
     assert_eq!(one_shot(&root), None);
 }
 
+/// The kernel to return to has to be the boot default.
+#[test]
+fn what_overrides_the_kernel_to_return_to_is_reported() {
+    let on_trial = format!("only a power failure boots kernel {B} on trial, an orderly reboot ends that");
+    let cases = [
+        (A_ENTRY, A, on_trial.as_str(), ["healthy", A]),
+        (B_ENTRY, B, "nothing returns from it if it does not work", ["reboot-pending", B]),
+        ("@saved", "@saved", on_trial.as_str(), ["healthy", "null"]),
+    ];
+    for (entry, shown, effect, [verdict, next]) in cases {
+        let root = armed();
+        root.loader_variable("LoaderEntryDefault", entry);
+        assert_next(&root, ID_A, Some(B_ENTRY), ["degraded", B, "armed"]);
+        let what = format!("the EFI variable LoaderEntryDefault chooses {shown} for every boot: {effect}");
+        let answer = status(&root);
+        assert_eq!(answer["summary"], what);
+        assert_eq!(answer["problem_list"][0]["kind"], "trial-overridden");
+        assert_eq!(answer["problem_list"][0]["command"], json!(["bootctl", "set-default", ""]));
+        let guard = root.guard();
+        let step = "run `sudo bootctl set-default ''` to let the boot default decide";
+        assert_eq!((&guard["summary"], &guard["next_step"]), (&json!(what), &json!(step)));
+        let text = root.run("clr-dkms", &["guard"]).stdout.clone();
+        assert!(!text.contains("stays the boot default"), "{text}");
+        let motd = root.run("clr-dkms-motd", &["--dry-run"]).stdout.clone();
+        assert!(motd.contains(&format!("LoaderEntryDefault chooses {shown}")), "{motd}");
+        // Taken back, nothing is lost.
+        let variable = "sys/firmware/efi/efivars/LoaderEntryDefault-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f";
+        root.remove(variable);
+        assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+
+        root.loader_variable("LoaderEntryDefault", entry);
+        root.run("clr-dkms", &ASSERT);
+        assert_eq!(one_shot(&root), None, "{shown}");
+        let [found, boots, _] = self::answer(&root);
+        assert_eq!([found.as_str(), boots.as_str()], [verdict, next], "{shown}");
+        root.post_update();
+        assert_eq!(one_shot(&root), None, "{shown}");
+    }
+    // clr-boot-manager by hand makes the new kernel the default.
+    let root = armed();
+    root.updated_by_hand();
+    assert_next(&root, ID_B, Some(B_ENTRY), ["degraded", B, "armed"]);
+    let what = format!(
+        "the default of loader.conf is {B}: after a power failure nothing returns to {A} if kernel {B} does not \
+         work on trial"
+    );
+    let answer = status(&root);
+    assert_eq!((&answer["summary"], &answer["guard"]["summary"]), (&json!(what), &json!(what)));
+    assert_eq!(answer["problem_list"][0]["command"], json!(["clr-dkms-post-update"]));
+    root.post_update().code(0);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    // While the kernel runs on trial, a choice of it is the wrong default.
+    let root = booted(armed(), B, "2");
+    root.loader_variable("LoaderEntryDefault", B_ENTRY);
+    let step = root.guard()["next_step"].as_str().unwrap().to_owned();
+    assert!(step.contains("take that back with `sudo bootctl set-default \"\"`"), "{step}");
+}
+
 #[test]
 fn no_trial_without_a_reason_or_a_check() {
     type Change = fn(&TestRoot);

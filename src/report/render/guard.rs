@@ -4,6 +4,7 @@ use super::style::{ScreenStyle, StyledLine, Tone, bold, painted};
 use super::text::{NOTHING, answer, hanging, wrapped};
 use crate::decide::trial::TrialWord;
 use crate::report::guard::{GuardReport, GuardWord, TrialReport};
+use crate::report::problem::Problem;
 use crate::requirement::Importance;
 use crate::state::WaitingPart;
 
@@ -79,7 +80,9 @@ fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
             TrialWord::Running => Tone::Attention,
             TrialWord::Failed | TrialWord::Unfinished => Tone::Bad,
         };
-        row(Some(tone), "trial", &trial_text(trial, style));
+        let is_overridden = matches!(report.problem, Some(Problem::TrialOverridden { .. }));
+        let tone = if is_overridden { Tone::Attention } else { tone };
+        row(Some(tone), "trial", &trial_text(trial, is_overridden, style));
     }
     row(None, "should boot", report.default.as_deref().unwrap_or("no kernel is there"));
     row(None, "newest", report.target.as_deref().unwrap_or("unknown"));
@@ -127,10 +130,13 @@ fn boots_next_text(report: &GuardReport) -> String {
     }
 }
 
-fn trial_text(trial: &TrialReport, style: &ScreenStyle) -> String {
+fn trial_text(trial: &TrialReport, is_overridden: bool, style: &ScreenStyle) -> String {
     let TrialReport { kernel, fallback, since, failed, .. } = trial;
     let since = style.times.moment(*since);
     match (trial.stage, trial.once) {
+        (TrialWord::Armed, true) if is_overridden => {
+            format!("{kernel} is booted once, unless the machine reboots in an orderly way before")
+        }
         (TrialWord::Armed, true) => format!("{kernel} is booted once; {fallback} stays the boot default"),
         (TrialWord::Armed, false) => format!("{kernel} is checked in its first boot"),
         (TrialWord::Running, _) => format!("{kernel} runs, and everything critical has to work"),
