@@ -27,6 +27,9 @@ pub struct GuardArguments {
     /// (clr-dkms-boot.service)
     #[arg(long, hide = true, conflicts_with_all = ["json", "assert"])]
     pub(super) at_boot: bool,
+    /// With --assert: the machine is shut down (clr-dkms-hold.service)
+    #[arg(long, hide = true, requires = "assert")]
+    at_shutdown: bool,
     /// With --at-boot or --assert: end after TIME, and leave the rest to the next run. With --check-boot:
     /// wait at most TIME for the modules
     #[arg(long, hide = true, value_name = "TIME", value_parser = duration,
@@ -69,6 +72,12 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
     }
     if arguments.assert {
         need_root(context, "clr-dkms guard --assert")?;
+        // What fails here must not keep the boot default from being corrected.
+        if arguments.at_shutdown
+            && let Err(e) = trial_check::end_of_boot(context)
+        {
+            tracing::error!("{e:#}");
+        }
         return boot_default::assert_within(context, &mut cache, arguments.within);
     }
     let report = crate::report::observation::observe_with(context, &mut cache).guard;

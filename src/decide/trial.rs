@@ -20,6 +20,9 @@ use crate::system::System;
 
 /// The state of a module, as a word, on a kernel on which it is proven but did not work.
 pub const FAILED_ON_TRIAL: &str = "failed-on-trial";
+/// How many boots of a kernel may end in an orderly reboot before its check has ended. That is not a failure,
+/// but a kernel that is never checked must not be booted for ever.
+pub const UNCHECKED_BOOTS: u32 = 3;
 
 /// How far the recorded trial has got.
 #[derive(Debug, Clone, PartialEq, Eq, EnumDiscriminants)]
@@ -35,6 +38,8 @@ pub enum TrialStage {
     /// It was booted, and its check did not come to an end: it hung, crashed, or lost its power. Or another
     /// entry was chosen in the boot menu.
     Unfinished,
+    /// The machine was rebooted in an orderly way before the check had ended, [`UNCHECKED_BOOTS`] times.
+    Unchecked,
 }
 
 /// A trial, for reports.
@@ -92,10 +97,13 @@ fn stage_of(system: &System, trial: &Trial) -> Option<TrialStage> {
     let stage = match &trial.failed {
         Some(failure) => TrialStage::Failed(failure.modules.clone()),
         None if runs => TrialStage::Running,
-        None if is_consumed && !system.trial.is_armed() => TrialStage::Unfinished,
+        None if is_consumed && !system.trial.is_armed() => match trial.unchecked {
+            0..UNCHECKED_BOOTS => TrialStage::Unfinished,
+            UNCHECKED_BOOTS.. => TrialStage::Unchecked,
+        },
         None => TrialStage::Armed,
     };
-    let is_failure = matches!(stage, TrialStage::Failed(_) | TrialStage::Unfinished);
+    let is_failure = matches!(stage, TrialStage::Failed(_) | TrialStage::Unfinished | TrialStage::Unchecked);
     // Files that cannot be proven now may still be the same.
     let is_other = |(module, sums): (&String, &Vec<String>)| trial.built.get(module) != Some(sums);
     let is_void = is_failure && !runs && built(system, &trial.kernel, &trial.expects).iter().any(is_other);
@@ -163,15 +171,14 @@ pub fn expected(system: &System, needs: &[Requirement], release: &str) -> Vec<Re
 
 /// The modules that are known not to work on the kernel of a trial.
 fn failed_modules(trial: &Trial, stage: TrialStage) -> Vec<FailedModule> {
-    match stage {
-        TrialStage::Armed | TrialStage::Running => Vec::new(),
-        TrialStage::Failed(modules) => modules,
-        TrialStage::Unfinished => {
-            let why = "its boot on trial ended before it had shown that it works".to_owned();
-            let failed = |need: &Requirement| FailedModule { module: need.module.clone(), why: why.clone() };
-            trial.expects.iter().map(failed).collect()
-        }
-    }
+    let why = match stage {
+        TrialStage::Armed | TrialStage::Running => return Vec::new(),
+        TrialStage::Failed(modules) => return modules,
+        TrialStage::Unfinished => "its boot on trial ended before it had shown that it works",
+        TrialStage::Unchecked => "the machine was rebooted before it could be checked",
+    };
+    let failed = |need: &Requirement| FailedModule { module: need.module.clone(), why: why.to_owned() };
+    trial.expects.iter().map(failed).collect()
 }
 
 /// Modules that did not work on trial are missing on that kernel, even if they are proven.

@@ -91,7 +91,9 @@ impl TrialReport {
     fn of(trial: &TrialNow) -> TrialReport {
         let failed = match &trial.stage {
             TrialStage::Failed(modules) => modules.iter().map(|failed| failed.module.clone()).collect(),
-            TrialStage::Armed | TrialStage::Running | TrialStage::Unfinished => Vec::new(),
+            TrialStage::Armed | TrialStage::Running | TrialStage::Unfinished | TrialStage::Unchecked => {
+                Vec::new()
+            }
         };
         TrialReport {
             kernel: trial.kernel.clone(),
@@ -388,7 +390,11 @@ fn of_trial(assessment: &BootAssessment, trial: &TrialNow) -> Option<Problem> {
         return None;
     }
     let lack = decision.lacking.first().filter(|lack| lack.state == FAILED_ON_TRIAL)?;
-    let lack = (trial.stage != TrialStage::Unfinished).then(|| lack.clone());
+    let lack = match trial.stage {
+        TrialStage::Unchecked => return Some(Problem::TrialUnchecked { kernel }),
+        TrialStage::Unfinished => None,
+        TrialStage::Armed | TrialStage::Running | TrialStage::Failed(_) => Some(lack.clone()),
+    };
     Some(Problem::TrialFailed {
         kernel,
         lack,

@@ -12,6 +12,7 @@ use crate::boot::{MenuFault, SetBy};
 use crate::boot_decision::OverrideNote;
 use crate::cmdline::PARAMETER;
 use crate::decide::entry_loss::EntryLoss;
+use crate::decide::trial::UNCHECKED_BOOTS;
 use crate::dkms::ModuleName;
 use crate::dkms::plan::State;
 use crate::requirement::{Importance, MissingModule};
@@ -76,6 +77,11 @@ pub enum Problem {
         lack: Option<MissingModule>,
         /// The release of the kernel that boots next, while the failed one runs.
         back_to: Option<String>,
+    },
+    /// The machine was rebooted in an orderly way before a kernel on trial could be checked.
+    TrialUnchecked {
+        /// Its release.
+        kernel: String,
     },
     /// A kernel runs on trial.
     OnTrial {
@@ -223,6 +229,7 @@ impl Problem {
             | P::WrongDefault { kernel, .. } => Some(kernel),
             P::HeldByAdmin { kernel, .. }
             | P::TrialFailed { kernel, .. }
+            | P::TrialUnchecked { kernel }
             | P::OnTrial { kernel, .. }
             | P::TrialOverridden { kernel, .. }
             | P::HeldBack { kernel, .. }
@@ -398,6 +405,11 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
                 "kernel {kernel} is held back: its boot on trial ended before it had shown that it works"
             )
         }
+        P::TrialUnchecked { kernel } => write!(
+            f,
+            "kernel {kernel} is held back: the machine was rebooted {UNCHECKED_BOOTS} times before it could be \
+             checked"
+        ),
         P::OnTrial { kernel, fallback } => write!(
             f,
             "kernel {kernel} runs on trial: {fallback} stays the boot default until everything critical works"

@@ -57,6 +57,7 @@ pub fn remedy(problem: &Problem, at: Situation<'_>) -> Option<Remedy> {
         | P::WrongDefault { .. }
         | P::HeldByAdmin { .. }
         | P::TrialFailed { .. }
+        | P::TrialUnchecked { .. }
         | P::OnTrial { .. }
         | P::HeldBack { .. } => return of_boot_default(at),
         P::TrialOverridden { set_by: SetBy::LoaderConf, .. } => {

@@ -32,6 +32,9 @@ pub struct Trial {
     pub built: BTreeMap<String, Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed: Option<TrialFailure>,
+    /// The number of its boots that ended in an orderly reboot before the check had ended.
+    #[serde(default)]
+    pub unchecked: u32,
     /// When the machine was rebooted because of the failure. It is rebooted once for each kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned: Option<Timestamp>,

@@ -47,7 +47,8 @@ pub fn withdraw(context: &Context, system: &System, assessment: &BootAssessment)
     };
     let plan = assessment.trial.as_ref().filter(|plan| plan.kernel == recorded.kernel);
     let is_kept = match trial_stage(system) {
-        Some((_, TrialStage::Running | TrialStage::Failed(_) | TrialStage::Unfinished)) => true,
+        Some((_, TrialStage::Running | TrialStage::Failed(_))) => true,
+        Some((_, TrialStage::Unfinished | TrialStage::Unchecked)) => true,
         Some((_, TrialStage::Armed)) => plan.is_some_and(|plan| plan.once == recorded.entry.is_some()),
         // It is prepared again.
         None => plan.is_some(),
@@ -206,6 +207,7 @@ fn record(
         boot,
         built: built(system, &plan.kernel, &expects),
         expects,
+        unchecked: known.map_or(0, |known| known.unchecked),
         returned: known.and_then(|known| known.returned),
         earlier: failed_before(system, &plan.kernel),
         ..Trial::new(&plan.kernel, &plan.fallback, since)

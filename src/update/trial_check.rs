@@ -12,6 +12,7 @@ use crate::config::ReturnPolicy;
 use crate::context::Context;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::mark_booted::is_there;
+use crate::decide::trial::UNCHECKED_BOOTS;
 use crate::dkms::Cache;
 use crate::exit;
 use crate::kernel::Inventory;
@@ -30,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(2 * 60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// The unit that marks the running kernel as good.
 const BOOTED: &str = "clr-boot-manager-booted.service";
+/// The targets that systemd reaches in place of the default one, if a boot fails.
+const SHELLS: [&str; 2] = ["emergency.target", "rescue.target"];
 /// The classes of logind's sessions behind which nobody works.
 const NOBODY: [&str; 6] =
     ["greeter", "manager", "manager-early", "background", "background-light", "lock-screen"];
@@ -60,7 +63,9 @@ pub fn check(context: &Context, cache: &mut Cache, within: Option<Duration>) -> 
     wait_until_it_works(context, &trial, within.unwrap_or_default());
     match failed_modules(context, cache, &trial) {
         _ if interrupt::asked() => {
-            try_later(&context.root, &trial.kernel)?;
+            if let Some(recorded) = record_of(&context.root, &trial.kernel) {
+                record_unchecked(&context.root, recorded)?;
+            }
             Ok(exit::ATTENTION)
         }
         Ok(failed) if failed.is_empty() => passed(context, &trial),
@@ -82,8 +87,62 @@ fn record_of(root: &Root, kernel: &str) -> Option<Trial> {
     state::load::<Trial>(root, TRIAL).good().filter(|trial| trial.kernel == kernel)
 }
 
-/// Records that the check of a kernel was not completed in this boot although nothing has failed: the kernel
-/// is booted on trial once more.
+/// Records an orderly shutdown before the check of the running kernel has started, which shows nothing about
+/// the kernel. Without the record the boot would look like one that has crashed.
+///
+/// # Errors
+/// If the record cannot be written, or if it is unknown whether the boot has failed.
+pub fn end_of_boot(context: &Context) -> anyhow::Result<()> {
+    let recorded = state::load::<Trial>(&context.root, TRIAL).good();
+    let inventory = Inventory::observe(&context.root);
+    // A check that was stopped has recorded that, and the kernel is to be prepared again.
+    let is_open = |trial: &Trial| {
+        inventory.runs(&trial.kernel)
+            && trial.failed.is_none()
+            && trial.entry.is_some()
+            && trial.boot.is_some()
+    };
+    match recorded.filter(is_open) {
+        Some(trial) if !has_boot_failed(context)? => Ok(record_unchecked(&context.root, trial)?),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Whether systemd shows that the boot has failed: it has started a shell for repairs, or a unit has failed
+/// without which boot-complete.target, and then the check, does not start.
+fn has_boot_failed(context: &Context) -> anyhow::Result<bool> {
+    if !context.root.is_live() {
+        return Ok(false);
+    }
+    let ask = |words: &[&str]| systemd::ask(&context.tools, "systemctl", words);
+    let required = ask(&["show", "--property=Requires", "boot-complete.target"])?;
+    let required = systemd::values(&required, "Requires").join(" ");
+    let units = SHELLS.into_iter().chain(required.split_ascii_whitespace());
+    let show = ["show", "--property=ActiveState", "--property=ActiveEnterTimestampMonotonic"];
+    Ok(shows_failure(&ask(&show.into_iter().chain(units).collect::<Vec<_>>())?))
+}
+
+/// Whether [`SHELLS`] were active, or another unit has failed. The properties are those of the shells first.
+fn shows_failure(said: &str) -> bool {
+    let entered = systemd::values(said, "ActiveEnterTimestampMonotonic");
+    entered.iter().take(SHELLS.len()).any(|at| *at != "0")
+        || systemd::values(said, "ActiveState").contains(&"failed")
+}
+
+/// Records a boot that has ended before the check had. The kernel is booted on trial once more, a few times.
+fn record_unchecked(root: &Root, trial: Trial) -> Result<(), FileError> {
+    let unchecked = trial.unchecked.saturating_add(1);
+    let (kernel, is_last) = (&trial.kernel, unchecked >= UNCHECKED_BOOTS);
+    match is_last {
+        true => tracing::warn!("kernel {kernel} was not checked in {unchecked} boots: it is held back"),
+        false => tracing::info!("kernel {kernel} was not checked in this boot: it is booted on trial again"),
+    }
+    let boot = trial.boot.clone().filter(|_| is_last);
+    root.write_json(TRIAL, &Trial { boot, unchecked, ..trial }).map(drop)
+}
+
+/// Records that the check of a kernel could not be completed in this boot although nothing has failed: the
+/// kernel is booted on trial once more.
 fn try_later(root: &Root, kernel: &str) -> Result<(), FileError> {
     match record_of(root, kernel) {
         Some(trial) => root.write_json(TRIAL, &Trial { boot: None, ..trial }).map(drop),
@@ -283,4 +342,22 @@ fn go_back(context: &Context, trial: Trial) -> anyhow::Result<()> {
         context.root.write_json(TRIAL, &trial)?;
     }
     done.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_boot_that_has_failed() {
+        let units = |shell: &str, state: &str| {
+            format!(
+                "ActiveState=inactive\nActiveEnterTimestampMonotonic={shell}\n\nActiveState=inactive\n\
+                 ActiveEnterTimestampMonotonic=0\n\nActiveState={state}\nActiveEnterTimestampMonotonic=9\n"
+            )
+        };
+        assert!(!shows_failure(&units("0", "active")) && !shows_failure(&units("0", "inactive")));
+        assert!(shows_failure(&units("7", "active")) && shows_failure(&units("0", "failed")));
+        assert!(!shows_failure(""));
+    }
 }

@@ -16,6 +16,8 @@ const EFI_VARIABLES: &str = "sys/firmware/efi/efivars";
 pub(crate) const CHECK: [&str; 3] = ["guard", "--check-boot", "--within=0s"];
 pub(crate) const MARK: [&str; 2] = ["guard", "--may-mark-booted"];
 pub(crate) const ASSERT: [&str; 2] = ["guard", "--assert"];
+/// As clr-dkms-hold.service stops.
+const SHUTDOWN: [&str; 3] = ["guard", "--assert", "--at-shutdown"];
 
 /// [`A`] runs, and `/data` depends on `hello`; an update has brought [`B`]. systemd-boot can boot it once.
 pub(crate) fn updated() -> TestRoot {
@@ -479,6 +481,56 @@ fn a_check_that_is_stopped_is_repeated() {
     let root = booted(root, A, "3");
     works(&root).post_update().code(0);
     assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+}
+
+/// The check starts late in a boot. A reboot before that shows nothing about the kernel.
+#[test]
+fn an_orderly_reboot_before_the_check_is_not_a_failure() {
+    let mut root = armed();
+    for round in 1..=3 {
+        root = booted(root, B, &format!("{round} of B"));
+        root.run("clr-dkms", &ASSERT).code(0);
+        root.run("clr-dkms", &SHUTDOWN).code(0);
+        root = booted(root, A, &format!("{round} of A"));
+        works(&root);
+        if round < 3 {
+            root.post_update().code(0);
+            assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+        }
+    }
+    root.post_update().code(1);
+    assert_next(&root, ID_A, None, ["held", A, "unchecked"]);
+    let held =
+        format!("kernel {B} is held back: the machine was rebooted 3 times before it could be checked");
+    let answer = status(&root);
+    assert_eq!(
+        (&answer["summary"], &answer["problem_list"][0]["kind"]),
+        (&json!(held), &json!("trial-unchecked"))
+    );
+    assert_eq!(answer["problem_list"][0]["command"], json!(["clr-dkms", "allow", B]));
+    for (program, arguments) in
+        [("clr-dkms", "status"), ("clr-dkms", "guard"), ("clr-dkms-motd", "--dry-run")]
+    {
+        let text = root.run(program, &[arguments]).stdout.clone();
+        assert!(text.contains("rebooted") && !text.contains("fail"), "{text}");
+    }
+    root.run("clr-dkms", &["allow", B]).code(0).says(&["is tried again"]);
+    assert_next(&root, ID_A, Some(B_ENTRY), ["reboot-pending", B, "armed"]);
+    // The reboots do not excuse a crash that follows one of them.
+    let root = booted(root, B, "4 of B");
+    root.run("clr-dkms", &SHUTDOWN).code(0);
+    let root = booted(root, A, "4 of A");
+    works(&root).post_update().code(0);
+    let root = booted(booted(root, B, "5 of B"), A, "5 of A");
+    works(&root).post_update().code(1);
+    assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
+    // A kernel whose failure is known stays held back.
+    let root = booted(armed(), B, "2");
+    check(&root).code(1);
+    root.run("clr-dkms", &SHUTDOWN).code(0);
+    let root = booted(root, A, "3");
+    works(&root).post_update().code(1);
+    assert_next(&root, ID_A, None, ["held", A, "failed"]);
 }
 
 /// The boot loader does not delete the variable before a kexec.

@@ -77,7 +77,7 @@ fn rows(report: &GuardReport, style: &ScreenStyle) -> Vec<StyledLine> {
     if let Some(trial) = &report.trial {
         let tone = match trial.stage {
             TrialWord::Armed => Tone::Good,
-            TrialWord::Running => Tone::Attention,
+            TrialWord::Running | TrialWord::Unchecked => Tone::Attention,
             TrialWord::Failed | TrialWord::Unfinished => Tone::Bad,
         };
         let is_overridden = matches!(report.problem, Some(Problem::TrialOverridden { .. }));
@@ -142,6 +142,9 @@ fn trial_text(trial: &TrialReport, is_overridden: bool, style: &ScreenStyle) -> 
         (TrialWord::Running, _) => format!("{kernel} runs, and everything critical has to work"),
         (TrialWord::Failed, _) => format!("{kernel} failed, prepared {since}: {}", failed.join(", ")),
         (TrialWord::Unfinished, _) => format!("{kernel} did not show that it works, prepared {since}"),
+        (TrialWord::Unchecked, _) => {
+            format!("the machine was rebooted before {kernel} could be checked, prepared {since}")
+        }
     }
 }
 
