@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::automation::AutomationFault;
 use crate::boot::deferral::{self, Deferral};
+use crate::boot::inputs::{self, BootInputs};
 use crate::boot::loader_interface::LoaderInterface;
 use crate::boot::{self, BootBlocker, BootFiles, ReadBack};
 use crate::boot_decision::{AdminOverrides, NextBootSource};
@@ -84,6 +85,8 @@ pub struct System {
     pub remembered_boot: Option<String>,
     /// The fingerprint of what clr-boot-manager reads.
     pub boot_inputs: String,
+    /// The fingerprint of each part of that.
+    pub boot_parts: BootInputs,
     /// The contents of the boot partition.
     pub boot: BootFiles,
     /// How the present boot entries of these kernels compare with the configuration.
@@ -191,8 +194,10 @@ impl System {
         );
         let machine = Machine::observe(&context.root);
         let verdicts = verdicts(lines.iter().chain(&fallback_lines), &boot, &machine);
+        let boot_parts = inputs::parts(&context.root);
         System {
-            boot_inputs: boot::inputs(&context.root),
+            boot_inputs: inputs::whole(&boot_parts),
+            boot_parts,
             boot_entries: boot.read_back(&expected_entries(&lines)),
             loader_interface: loader_interface(&context.root, &inventory, &boot),
             remembered_boot: boot.default.is_none().then(|| remembered_boot(&context.root)).flatten(),

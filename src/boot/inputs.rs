@@ -109,9 +109,14 @@ const DEPTH: u32 = 3;
 
 /// The fingerprint of all parts together.
 pub fn inputs(root: &Root) -> String {
+    whole(&parts(root))
+}
+
+/// The fingerprint of these parts together.
+pub fn whole(parts: &BootInputs) -> String {
     let mut whole = Fingerprint::default();
-    for (part, fingerprint) in parts(root) {
-        whole.add(String::from(part).as_bytes());
+    for (part, fingerprint) in parts {
+        whole.add(String::from(part.clone()).as_bytes());
         whole.add(fingerprint.as_bytes());
     }
     whole.finish()

@@ -5,7 +5,8 @@ use std::path::Path;
 use super::kernels::{is_missed, is_reported_below};
 use super::problem::{Problem, listed};
 use super::{DocumentSources, ModuleStatus, Progress, guard};
-use crate::boot::{BootBlocker, ReadBack, inputs};
+use crate::boot::inputs::{self, BootPart};
+use crate::boot::{BootBlocker, ReadBack};
 use crate::cmdline::Switch;
 use crate::decide::assessment::BootAssessment;
 use crate::decide::entry_loss::entry_losses;
@@ -113,10 +114,18 @@ fn recorded(
 ) -> Vec<Problem> {
     let (system, boot) = (of.system, &record.boot);
     let mut problems = Vec::new();
+    let is_written = match &boot.inputs {
+        Some(inputs) => *inputs == system.boot_inputs,
+        // Before a trial the update was restricted. It writes all parts but the choice of the tips.
+        None => {
+            let changed = inputs::changed(&boot.parts, &system.boot_parts);
+            changed.iter().all(|part| *part == BootPart::Tips)
+        }
+    };
     let is_outdated = of.settings.boot_update
         && assessment.held_back.is_none()
         && boot.error.is_none()
-        && boot.inputs.as_ref() != Some(&system.boot_inputs)
+        && !is_written
         && system.boot_entries != ReadBack::Verified
         && system.boot_blocker != Some(BootBlocker::Chroot)
         && !are_inputs_unread(system);

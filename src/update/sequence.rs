@@ -20,7 +20,7 @@ use crate::dkms::{Cache, ModuleName, ModuleOnKernel};
 use crate::exit;
 use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
-use crate::report::observation::observe as observe_status;
+use crate::report::observation::{observe as observe_status, observe_with};
 use crate::requirement::Importance;
 use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
 use crate::sys::{Root, interrupt, lock};
@@ -384,6 +384,12 @@ impl<'a> Run<'a> {
         }
         self.refresh_boot_files();
         self.record_interim();
+        // What was published before the run is about another boot default. The programs of an admin are only
+        // notified of the result.
+        let document = observe_with(self.context, &mut self.cache);
+        if let Err(e) = publish::write(self.context, &document) {
+            tracing::warn!("{e}; the message of the day is written at the end of the run");
+        }
     }
 
     /// Refreshes the boot files as far as the guard allows it. A refresh that failed in this run is repeated

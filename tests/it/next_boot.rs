@@ -155,6 +155,19 @@ fn what_was_seen_is_remembered_and_said_to_be() {
     assert_eq!(hidden(&root, &["status"]).unwrap().code, 3);
 }
 
+/// The update before a trial is a restricted one. It has written what has changed.
+#[test]
+fn before_a_trial_the_boot_files_are_not_outdated() {
+    let root = crate::trial::armed();
+    let Some(run) = hidden(&root, &["status", "--json"]) else { return };
+    let document = run.json();
+    assert_eq!((run.code, &document["problems"]), (0, &json!([])), "{document:#}");
+    root.file("etc/kernel/cmdline.d/x.conf", "x=1\n");
+    let document = hidden(&root, &["status", "--json"]).unwrap().json();
+    let outdated = "kernels or fragments have changed since the boot entries were made";
+    assert!(document["problems"].as_array().unwrap().contains(&json!(outdated)), "{document:#}");
+}
+
 #[test]
 fn variables_that_every_user_can_read_decide() {
     let root = TestRoot::proven();

@@ -11,6 +11,8 @@ const CALLS: [&str; 4] = [
     "build extra 6.15.8-1592.native",
 ];
 
+const FRAGMENT: &str = "run/motd.d/clr-dkms.motd";
+
 /// `hello` backs a mounted file system; nothing uses `extra`, which comes first in the alphabet.
 fn scene() -> TestRoot {
     let root = TestRoot::guarded();
@@ -53,6 +55,8 @@ fn reports_during_the_rest_know_what_is_done() {
     assert_eq!(root.record()["boot"]["entries"], "verified");
     assert_eq!(root.record()["verdict"], serde_json::Value::Null, "nothing has been published yet");
     root.run("clr-dkms", &["status"]).code(1).shows(&["building: "]);
+    assert_eq!(root.text(FRAGMENT), root.run("clr-dkms-motd", &["--dry-run"]).stdout);
+    assert!(root.text(FRAGMENT).contains("modules are being built"), "{}", root.text(FRAGMENT));
     assert_eq!(root.guard()["boots_next"], B);
     child.kill().unwrap();
     child.wait().unwrap();
