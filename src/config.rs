@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_told_and_does_no_harm() {
+    fn garbage_is_reported_and_does_no_harm() {
         let (settings, errors) = parsed("\u{0}\u{1}\u{fffd}[[[\n=\n");
         assert_eq!((settings, errors.len()), (Settings::default(), 1));
     }

@@ -308,20 +308,20 @@ mod tests {
     }
 
     /// Messages, each with whether it is about a fault.
-    type Told = Vec<(String, bool)>;
+    type Shown = Vec<(String, bool)>;
 
     /// The default with its source, and messages.
     fn chosen(
         loader: &[u8],
         one_shot: Option<&str>,
         default: Option<&str>,
-    ) -> (Option<(String, SetBy)>, Told) {
+    ) -> (Option<(String, SetBy)>, Shown) {
         let mut menu = menu();
         let owned = |text: Option<&str>| text.map(str::to_owned);
         let variables = Variables { one_shot: owned(one_shot), default: owned(default) };
         choose(&mut menu, default_of(loader).as_deref(), Some(&variables), "L");
-        let told = menu.problems.iter().map(|p| (p.to_string(), p.breaks)).collect();
-        (menu.default.map(|d| (d.entry, d.set_by)), told)
+        let shown = menu.problems.iter().map(|p| (p.to_string(), p.breaks)).collect();
+        (menu.default.map(|d| (d.entry, d.set_by)), shown)
     }
 
     #[test]
@@ -375,13 +375,13 @@ mod tests {
                 &["the boot loader ignores it"],
             ),
         ];
-        for (loader, one_shot, default, expected, told) in table {
+        for (loader, one_shot, default, expected, shown) in table {
             let case = format!("{} {one_shot:?} {default:?}", loader.escape_ascii());
             let (found, said) = chosen(loader, one_shot, default);
             assert_eq!(found, expected.map(|(name, by)| (name.to_owned(), by)), "{case}");
-            assert_eq!(said.len(), told.len(), "{case}: {said:?}");
-            for ((said, breaks), told) in said.iter().zip(told) {
-                assert!(said.contains(told), "{case}: {said}");
+            assert_eq!(said.len(), shown.len(), "{case}: {said:?}");
+            for ((said, breaks), shown) in said.iter().zip(shown) {
+                assert!(said.contains(shown), "{case}: {said}");
                 assert_eq!(*breaks, said.contains("of L is Clear-three"), "{case}: {said}");
             }
         }

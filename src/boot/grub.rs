@@ -273,13 +273,13 @@ mod tests {
             let expected = expected.map(|(name, by)| (name.to_owned(), by));
             assert_eq!(default(value, environment), expected, "{value} {environment}");
         }
-        let told = |value: &str, environment: &str| {
+        let shown = |value: &str, environment: &str| {
             let menu = parse(file(value).as_bytes(), environment.as_bytes(), NS, "P");
             menu.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
         };
-        assert_eq!(told("7", ""), "the default of P is 7: only the boot loader knows which entry that is");
+        assert_eq!(shown("7", ""), "the default of P is 7: only the boot loader knows which entry that is");
         assert!(
-            told("0", "next_entry=1\n").starts_with(&format!("next_entry of grubenv chooses {old} (entry "))
+            shown("0", "next_entry=1\n").starts_with(&format!("next_entry of grubenv chooses {old} (entry "))
         );
     }
 

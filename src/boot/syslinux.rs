@@ -129,15 +129,15 @@ mod tests {
         assert_eq!(entry("append a\nlabel x\nappend -\nlinux ../y").options, b"");
         let bak = entry(&format!("LABEL x\nKERNEL /{A}.bak\nAPPEND b\n"));
         assert_eq!((bak.id.as_deref(), bak.copy), (Some(A), true));
-        let told = |text: &str| {
+        let shown = |text: &str| {
             parse(text.as_bytes(), NS, "P").problems.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(
-            told("DEFAULT vesamenu.c32\nLABEL x\n"),
+            shown("DEFAULT vesamenu.c32\nLABEL x\n"),
             ["the DEFAULT of P is vesamenu.c32, which is not a LABEL"]
         );
-        assert_eq!(told("LABEL x\n"), ["P names no DEFAULT: somebody must choose at the boot prompt"]);
-        assert_eq!(told(""), [""; 0]);
+        assert_eq!(shown("LABEL x\n"), ["P names no DEFAULT: somebody must choose at the boot prompt"]);
+        assert_eq!(shown(""), [""; 0]);
     }
 
     proptest! {

@@ -244,7 +244,7 @@ fn change(
     }
     answer(&text, common.color)?;
     for blocker in &plan.blockers {
-        tracing::error!("{}", blocker.told(&context.root));
+        tracing::error!("{}", blocker.message(&context.root));
     }
     let refreshed = change.dry_run
         || before.is_empty()
@@ -324,7 +324,7 @@ pub fn policy(context: &Context, system: &System) -> PolicyReport {
     });
     let fix = match plan {
         Ok(plan) => match plan.blockers.first() {
-            Some(blocker) => ParameterFix::InTheWay(blocker.told(&context.root)),
+            Some(blocker) => ParameterFix::InTheWay(blocker.message(&context.root)),
             None => ParameterFix::Verb(wish.verb()),
         },
         Err(e) => ParameterFix::InTheWay(e.to_string()),

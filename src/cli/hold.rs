@@ -367,7 +367,7 @@ fn change(
     let done = overrides::change(context, options.dry_run, change)?;
     let text = match options.json {
         true => json(&done)?,
-        false => done.foretold.iter().map(|line| shown(line) + "\n").collect(),
+        false => done.foreseen.iter().map(|line| shown(line) + "\n").collect(),
     };
     if !text.is_empty() {
         answer(&text, common.color)?;

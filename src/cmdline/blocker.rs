@@ -92,7 +92,7 @@ impl Edit {
 impl CmdlineBlocker {
     /// A sentence for people, with paths on the host, because a command for an image must not change the
     /// host.
-    pub fn told(&self, root: &Root) -> String {
+    pub fn message(&self, root: &Root) -> String {
         let path = root.shown_path(&self.path);
         let line = self.line.map(|line| format!(":{line}")).unwrap_or_default();
         format!("{}{line} {}; to change that: `{}`", path.display(), self.what, self.command(root))

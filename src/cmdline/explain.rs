@@ -10,7 +10,7 @@ pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
     let sets = |word: &CmdlineWord| written_switch(&word.bytes, PARAMETER) == Switch::On;
     let places =
         |word: &CmdlineWord| word.origins.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ");
-    let mut told: Vec<String> = merged
+    let mut sentences: Vec<String> = merged
         .words
         .iter()
         .filter(|w| sets(w))
@@ -22,7 +22,7 @@ pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
             Effect::TookPart { of, .. } => (of, "removes a part of it"),
             Effect::NotThere | Effect::NotAtAnEnd => continue,
         };
-        told.extend(
+        sentences.extend(
             words
                 .iter()
                 .filter(|w| sets(w))
@@ -30,14 +30,14 @@ pub fn explain(sources: &CmdlineSources, merged: &Merged) -> Vec<String> {
         );
     }
     let masked = sources.vendor.iter().filter(|f| f.mask == Some(Mask::SameName) && is_setting(f));
-    told.extend(masked.map(|f| {
+    sentences.extend(masked.map(|f| {
         format!(
             "{} sets {PARAMETER}, and is masked by {LOCAL}/{}",
             f.path.display(),
             f.name.to_string_lossy()
         )
     }));
-    told
+    sentences
 }
 
 fn is_setting(fragment: &Fragment) -> bool {
@@ -58,18 +58,21 @@ mod tests {
             bytes: b"# why\nmodule.sig_unenforce\n".to_vec(),
             mask,
         };
-        let told = |sources: &CmdlineSources| explain(sources, &merge(sources));
+        let sentences = |sources: &CmdlineSources| explain(sources, &merge(sources));
         let mut sources = CmdlineSources { vendor: vec![fragment(None)], ..CmdlineSources::default() };
-        assert_eq!(told(&sources), ["module.sig_unenforce comes from /usr/share/kernel/cmdline.d/v.conf:2"]);
+        assert_eq!(
+            sentences(&sources),
+            ["module.sig_unenforce comes from /usr/share/kernel/cmdline.d/v.conf:2"]
+        );
         sources
             .removals
             .push(RemovalFile { path: "/r.conf".into(), bytes: Some(b"sig_unenforce\n".to_vec()) });
         let part = "/usr/share/kernel/cmdline.d/v.conf:2 sets module.sig_unenforce, and /r.conf:1 removes a part of it";
-        assert_eq!(told(&sources), [part]);
+        assert_eq!(sentences(&sources), [part]);
         sources.vendor = vec![fragment(Some(Mask::SameName))];
         let masked = "/usr/share/kernel/cmdline.d/v.conf sets module.sig_unenforce, and is masked by /etc/kernel/cmdline.d/v.conf";
-        assert_eq!(told(&sources), [masked]);
+        assert_eq!(sentences(&sources), [masked]);
         sources.vendor.clear();
-        assert_eq!(told(&sources), [""; 0]);
+        assert_eq!(sentences(&sources), [""; 0]);
     }
 }

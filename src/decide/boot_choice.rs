@@ -225,7 +225,7 @@ mod tests {
         Ready::No(Missing::default())
     }
 
-    fn told(d: &BootDecision) -> String {
+    fn shown(d: &BootDecision) -> String {
         let default = d.default.as_deref().unwrap_or("none");
         format!("{:?} {default} {:?}{}", d.ruling, d.because, if d.is_unsafe { " unsafe" } else { "" })
     }
@@ -233,7 +233,7 @@ mod tests {
     /// Kernel 1 runs, kernel 2 is the target, and `zfs` is the critical module.
     fn usual(on_1: Ready, on_2: Ready, needs: &[Requirement], wishes: &AdminOverrides) -> String {
         let kernels = [kernel("1", "rb", &[("zfs", on_1)]), kernel("2", "", &[("zfs", on_2)])];
-        told(&choose_default(&kernels, Some("2"), false, needs, wishes))
+        shown(&choose_default(&kernels, Some("2"), false, needs, wishes))
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
         // The running kernel lacks the module, but another kernel has it.
         let aside = [kernel("1", "b", &[("zfs", Ready::Yes)]), kernel("2", "r", &[("zfs", no())])];
         let lost = [need("zfs", Importance::Critical, false)];
-        assert_eq!(told(&choose_default(&aside, Some("2"), false, &lost, &nothing)), "Defer 1 Lacking");
+        assert_eq!(shown(&choose_default(&aside, Some("2"), false, &lost, &nothing)), "Defer 1 Lacking");
         // Loaded, but its file is deleted on both kernels.
         assert_eq!(usual(no(), no(), &zfs, &nothing), "Defer 1 Best unsafe");
     }
@@ -295,7 +295,7 @@ mod tests {
         let zfs = [need("zfs", Importance::Critical, true)];
         let yes = [("zfs", Ready::Yes)];
         let choice = |kernels: &[Candidate], target: Option<&str>, is_orphaned| {
-            told(&choose_default(kernels, target, is_orphaned, &zfs, &AdminOverrides::default()))
+            shown(&choose_default(kernels, target, is_orphaned, &zfs, &AdminOverrides::default()))
         };
         let held_once = kernel("0", "bd", &yes);
         for newest in [kernel("2", "", &[("zfs", no())]), kernel("2", "-", &[])] {
@@ -351,7 +351,7 @@ mod tests {
         ];
         for (kernels, expected) in table {
             assert_eq!(
-                told(&choose_default(kernels, Some("2"), false, &zfs, &AdminOverrides::default())),
+                shown(&choose_default(kernels, Some("2"), false, &zfs, &AdminOverrides::default())),
                 expected,
                 "{kernels:?}"
             );
@@ -364,20 +364,20 @@ mod tests {
                 [kernel("0", "rb", &both[..1]), kernel("1", "", &both[1..]), kernel("2", "", &both[..1])];
             kernels.iter_mut().for_each(|k| k.default = k.release == default);
             let decided = choose_default(&kernels, Some("2"), false, &lost, &AdminOverrides::default());
-            assert_eq!(told(&decided), "Allow 2 Proven unsafe", "{default}");
+            assert_eq!(shown(&decided), "Allow 2 Proven unsafe", "{default}");
         }
         assert_eq!(
-            told(&choose_default(&[], None, false, &zfs, &AdminOverrides::default())),
+            shown(&choose_default(&[], None, false, &zfs, &AdminOverrides::default())),
             "Allow none Only unsafe"
         );
         assert_eq!(
-            told(&choose_default(&[], None, false, &[], &AdminOverrides::default())),
+            shown(&choose_default(&[], None, false, &[], &AdminOverrides::default())),
             "Allow none Only"
         );
         // The running kernel does not belong to clr-boot-manager.
         let beside = [kernel("1", "b", &both), kernel("2", "bd", &[])];
         assert_eq!(
-            told(&choose_default(&beside, None, false, &zfs, &AdminOverrides::default())),
+            shown(&choose_default(&beside, None, false, &zfs, &AdminOverrides::default())),
             "Allow 2 Only unsafe"
         );
     }
@@ -386,7 +386,7 @@ mod tests {
     fn what_is_unknown_of_the_default_is_no_reason_to_change_it() {
         let unknown = || Ready::Unknown(Missing::default());
         let of = |kernels: &[Candidate], needs: &[Requirement], target| {
-            told(&choose_default(kernels, Some(target), false, needs, &AdminOverrides::default()))
+            shown(&choose_default(kernels, Some(target), false, needs, &AdminOverrides::default()))
         };
         let lost = need("zfs", Importance::Critical, false);
         let net = need("net", Importance::Critical, true);

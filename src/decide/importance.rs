@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    fn told(needs: &[Requirement]) -> Vec<String> {
+    fn shown(needs: &[Requirement]) -> Vec<String> {
         let one = |n: &Requirement| format!("{} {} {}: {}", n.module, n.class, n.works, n.reason);
         needs.iter().map(one).collect()
     }
@@ -249,7 +249,7 @@ mod tests {
         ];
         let listed = ListedModules::default();
         assert_eq!(
-            told(&classify(&modules, &listed, &in_use, &[], None)),
+            shown(&classify(&modules, &listed, &in_use, &[], None)),
             [
                 "zfs critical true: backs /home (zfs)",
                 "loop wanted true: loaded in the running kernel",
@@ -264,8 +264,8 @@ mod tests {
         };
         let needs = classify(&modules, &listed, &in_use, &[], Some("K"));
         assert_eq!(needs[0].worked_on.as_deref(), Some("K"));
-        assert_eq!(told(&needs)[0], "zfs optional true: listed in clr-dkms.conf");
-        assert_eq!(told(&needs)[3], "y critical false: listed in clr-dkms.conf");
+        assert_eq!(shown(&needs)[0], "zfs optional true: listed in clr-dkms.conf");
+        assert_eq!(shown(&needs)[3], "y critical false: listed in clr-dkms.conf");
     }
 
     #[test]
@@ -284,7 +284,7 @@ mod tests {
         let mut in_use = Usage::default();
         let gone = [known("zfs", &["zfs"], false)];
         let needs = |in_use: &Usage| classify(&gone, &ListedModules::default(), in_use, &before, Some("K2"));
-        let now = |in_use: &Usage| told(&needs(in_use));
+        let now = |in_use: &Usage| shown(&needs(in_use));
         assert_eq!(needs(&in_use)[0].worked_on.as_deref(), Some("K1"));
         assert_eq!(now(&in_use), ["zfs critical false: backs /home (zfs)"]);
         assert_eq!(needs(&in_use)[0].aliases, ["fs-zfs"]);
@@ -301,9 +301,9 @@ mod tests {
             classify(&[module], &ListedModules::default(), &in_use, before, Some("K"))
         };
         let installed = one(known("gpu", &["gpu"], true), &[]);
-        assert_eq!(told(&installed), ["gpu wanted true: installed for the running kernel"]);
+        assert_eq!(shown(&installed), ["gpu wanted true: installed for the running kernel"]);
         let lost = one(known("gpu", &["gpu"], false), &installed);
-        assert_eq!(told(&lost), ["gpu wanted false: in use before, and not given up since"]);
+        assert_eq!(shown(&lost), ["gpu wanted false: in use before, and not given up since"]);
         assert_eq!(lost[0].why, [Use::Installed, Use::Remembered]);
         // As long as need be.
         assert_eq!(one(known("gpu", &["gpu"], false), &lost), lost);
@@ -325,7 +325,7 @@ mod tests {
         let listed = ListedModules { wanted: ["mine".to_owned()].into(), ..ListedModules::default() };
         let all = |in_use: &Usage| {
             let modules = [foreign("vendor"), foreign("late"), foreign("mine")];
-            told(&classify(&modules, &listed, in_use, &[], Some("K")))
+            shown(&classify(&modules, &listed, in_use, &[], Some("K")))
         };
         assert_eq!(
             all(&in_use),

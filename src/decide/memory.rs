@@ -99,15 +99,15 @@ mod tests {
     #[test]
     fn it_takes_a_boot_in_which_it_could_load() {
         let could = KnownModule { is_loadable: true, ..KnownModule::default() };
-        let told =
+        let shown =
             |idle, boot, complete| kept(&recall(&critical(idle), &could, &now(boot, complete), Some("K")));
-        assert_eq!(told(None, "2", true), "kept, idle in 2 on K");
-        assert_eq!(told(Some(("2", "K")), "2", true), "kept, idle in 2 on K");
-        assert_eq!(told(Some(("2", "K")), "3", true), "ended");
+        assert_eq!(shown(None, "2", true), "kept, idle in 2 on K");
+        assert_eq!(shown(Some(("2", "K")), "2", true), "kept, idle in 2 on K");
+        assert_eq!(shown(Some(("2", "K")), "3", true), "ended");
         // The other kernel may have got the module after it was booted.
-        assert_eq!(told(Some(("2", "J")), "3", true), "kept, idle in 3 on K");
-        assert_eq!(told(None, "2", false), "kept");
-        assert_eq!(told(Some(("2", "K")), "3", false), "kept, idle in 2 on K");
+        assert_eq!(shown(Some(("2", "J")), "3", true), "kept, idle in 3 on K");
+        assert_eq!(shown(None, "2", false), "kept");
+        assert_eq!(shown(Some(("2", "K")), "3", false), "kept, idle in 2 on K");
         let cannot = KnownModule::default();
         let lost = recall(&critical(Some(("2", "K"))), &cannot, &now("3", true), Some("K"));
         assert_eq!(kept(&lost), "kept, idle in 2 on K");
@@ -119,17 +119,17 @@ mod tests {
     fn what_is_configured_is_remembered() {
         let could = KnownModule { is_loadable: true, ..KnownModule::default() };
         let known = critical(Some(("2", "K")));
-        let told = |in_use: &Usage| kept(&recall(&known, &could, in_use, Some("K")));
+        let shown = |in_use: &Usage| kept(&recall(&known, &could, in_use, Some("K")));
         let mut in_use = now("3", true);
         in_use.configured.mount_points.insert("/home".to_owned());
-        assert_eq!(told(&in_use), "kept");
+        assert_eq!(shown(&in_use), "kept");
         let mut in_use = now("3", true);
         in_use.configured.filesystems.insert("zfs".to_owned());
-        assert_eq!(told(&in_use), "kept");
+        assert_eq!(shown(&in_use), "kept");
         let mut in_use = now("3", true);
         in_use.configured.modules_load.insert("zfs".to_owned(), "/etc/modules-load.d/zfs.conf".to_owned());
-        assert_eq!(told(&in_use), "kept");
-        assert_eq!(told(&now("3", true)), "ended");
+        assert_eq!(shown(&in_use), "kept");
+        assert_eq!(shown(&now("3", true)), "ended");
     }
 
     #[test]

@@ -273,7 +273,7 @@ mod tests {
         index
     }
 
-    fn told(index: &Index, name: &str) -> String {
+    fn shown(index: &Index, name: &str) -> String {
         match index.entry(name) {
             Ok(entry) => format!("{} after {:?}", entry.path, entry.needs),
             Err(instead) => instead.unwrap_or_else(|| "nothing".to_owned()),
@@ -283,23 +283,23 @@ mod tests {
     #[test]
     fn modules_are_found_by_whole_names() {
         let index = Index::new(TEXT.to_vec(), binary());
-        assert_eq!(told(&index, "hello"), "kernel/a/hello.ko.zst after []");
-        assert_eq!(told(&index, "hell"), "kernel/hell.ko after []");
+        assert_eq!(shown(&index, "hello"), "kernel/a/hello.ko.zst after []");
+        assert_eq!(shown(&index, "hell"), "kernel/hell.ko after []");
         for name in ["snd_x", "snd-x"] {
             assert_eq!(
-                told(&index, name),
+                shown(&index, name),
                 "updates/dkms/snd-x.ko after [\"kernel/a/hello.ko.zst\", \"b.ko\"]"
             );
         }
         for name in ["", "h", "hel", "hellx", "hello_", "snd", "snd_", "snd_xx", "t", "a"] {
-            assert_eq!((told(&index, name), index.modprobe(name)), ("nothing".to_owned(), None), "{name}");
+            assert_eq!((shown(&index, name), index.modprobe(name)), ("nothing".to_owned(), None), "{name}");
         }
     }
 
     #[test]
     fn what_modprobe_cannot_read_or_reads_otherwise() {
         let (text, good) = (TEXT.to_vec(), binary());
-        let with = |binary: Vec<u8>| told(&Index::new(text.clone(), binary), "hello");
+        let with = |binary: Vec<u8>| shown(&Index::new(text.clone(), binary), "hello");
         let unreadable = |why: &str| format!("nothing that modprobe can read (modules.dep.bin {why})");
         assert_eq!(with(Vec::new()), unreadable("is not an index"));
         assert_eq!(with([b"XXXX", &good[4..]].concat()), unreadable("is not an index"));
@@ -309,7 +309,7 @@ mod tests {
         );
         assert_eq!(with(good[..good.len() - 50].to_vec()), unreadable("is truncated"));
         let other = Index::new(b"kernel/hell.ko: more.ko\nnew.ko:\n".to_vec(), good);
-        assert_eq!([told(&other, "hell"), told(&other, "new")], ["something else in modules.dep.bin"; 2]);
+        assert_eq!([shown(&other, "hell"), shown(&other, "new")], ["something else in modules.dep.bin"; 2]);
         assert_eq!(other.modprobe("hell").map(|e| e.path).as_deref(), Some("kernel/hell.ko"));
     }
 

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_run_is_told_who_holds_the_lock() {
+    fn a_second_run_reports_the_holder_of_the_lock() {
         let (_directory, root) = scratch();
         let held = Lock::take(&root, "/run/x.lock", Duration::ZERO, |_| true).unwrap();
         let error = Lock::take(&root, "/run/x.lock", Duration::from_millis(120), |_| true).unwrap_err();

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_stands_in_a_folder_is_seen() {
+    fn a_process_that_stands_in_a_directory_is_seen() {
         let directory = tempfile::tempdir().unwrap();
         let real = directory.path().canonicalize().unwrap();
         std::fs::create_dir(real.join("sub")).unwrap();

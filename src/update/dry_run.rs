@@ -119,7 +119,7 @@ pub fn plan(context: &Context) -> DryRunPlan {
         match cmdline_plan(context, &system, record.as_ref()) {
             Ok((_, plan)) => (
                 plan.steps.iter().map(ToString::to_string).collect(),
-                plan.blockers.iter().map(|o| o.told(&context.root)).collect(),
+                plan.blockers.iter().map(|o| o.message(&context.root)).collect(),
             ),
             Err(e) => (Vec::new(), vec![e.to_string()]),
         };

@@ -55,7 +55,7 @@ pub struct OverrideResult {
     pub exit_code: u8,
     /// The lines that describe what a dry run would do.
     #[serde(skip)]
-    pub foretold: Vec<String>,
+    pub foreseen: Vec<String>,
 }
 
 impl OverrideResult {
@@ -69,7 +69,7 @@ impl OverrideResult {
             default: seen.assessment.decision.default.clone(),
             boots_next: seen.assessment.next.shown().map(str::to_owned),
             exit_code: code,
-            foretold: Vec::new(),
+            foreseen: Vec::new(),
         }
     }
 }
@@ -117,7 +117,7 @@ pub fn change(
     let Some(Request { mut wishes, try_again }) = request else {
         let known = seen.system.wishes.clone();
         return Ok(match dry_run {
-            true => OverrideResult { exit_code: exit::OK, ..foretold(context, seen, known, false, None) },
+            true => OverrideResult { exit_code: exit::OK, ..foreseen(context, seen, known, false, None) },
             false => OverrideResult::new(&seen, dry_run, exit::OK),
         });
     };
@@ -125,7 +125,7 @@ pub fn change(
     let is_damaged = wishes.fault.take().is_some() || seen.system.wishes.fault.is_some();
     let is_new = is_damaged || wishes != seen.system.wishes;
     if dry_run {
-        return Ok(foretold(context, seen, wishes, is_new, try_again.as_deref()));
+        return Ok(foreseen(context, seen, wishes, is_new, try_again.as_deref()));
     }
     // If the boot default has changed since, the same override is carried out again.
     let is_done = seen.assessment.is_carried_out() || !seen.assessment.acts;
@@ -210,7 +210,7 @@ pub(super) fn keep_current(context: &Context, system: &System) {
 }
 
 /// The result of a dry run.
-fn foretold(
+fn foreseen(
     context: &Context,
     mut seen: Observed,
     wishes: AdminOverrides,
@@ -241,7 +241,7 @@ fn foretold(
     let code = code_of(&seen);
     OverrideResult {
         changed: is_new || retried.is_some(),
-        foretold: lines,
+        foreseen: lines,
         ..OverrideResult::new(&seen, true, code)
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn ensure(context: &Context, system: &System, record: Option<&RunReco
         writer::apply(&context.root, &plan, &ours).map(|()| plan.blockers)
     });
     let blockers = match done {
-        Ok(blockers) => blockers.iter().map(|o| o.told(&context.root)).collect(),
+        Ok(blockers) => blockers.iter().map(|o| o.message(&context.root)).collect(),
         Err(e) => vec![e.to_string()],
     };
     (blockers, changed)

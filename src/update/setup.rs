@@ -198,7 +198,7 @@ pub fn foresee(context: &Context, document: &mut SetupDocument) {
                 document.steps.add("cmdline", StepResult::Done, format!("would {step}"));
             }
             for blocker in &plan.blockers {
-                document.steps.add("cmdline", StepResult::Failed, blocker.told(&context.root));
+                document.steps.add("cmdline", StepResult::Failed, blocker.message(&context.root));
             }
         }
         Err(why) => document.steps.add("cmdline", StepResult::Failed, why),
@@ -227,7 +227,7 @@ pub fn complete(context: &Context, show: ProgressMode, document: &mut SetupDocum
                 document.steps.add("cmdline", StepResult::Done, step.to_string());
             }
             for blocker in &plan.blockers {
-                document.steps.add("cmdline", StepResult::Failed, blocker.told(&context.root));
+                document.steps.add("cmdline", StepResult::Failed, blocker.message(&context.root));
             }
             plan
         }

@@ -69,7 +69,7 @@ pub(super) const RULES: &[LintRule] = &[
     ),
     rule("not-text", Warning, Subject(text::not_text), "save the file as plain text"),
     rule("blank-at-equals", Warning, Text(text::blank_at_equals), "take the blanks around = away"),
-    rule("directive-misspelt", Warning, Text(text::misspelt), "correct the name"),
+    rule("directive-misspelt", Warning, Text(text::misspelled), "correct the name"),
     rule(
         "running-kernel",
         Warning,

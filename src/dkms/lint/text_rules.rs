@@ -39,7 +39,7 @@ pub(super) fn blank_at_equals(view: &ConfView<'_>) -> Vec<Hit> {
 }
 
 /// A variable that nothing uses, with a name that differs from a directive in one or two letters.
-pub(super) fn misspelt(view: &ConfView<'_>) -> Vec<Hit> {
+pub(super) fn misspelled(view: &ConfView<'_>) -> Vec<Hit> {
     let is_used = |name: &str| {
         let used = [format!("${name}"), format!("${{{name}")];
         let holds = |text: &[u8]| used.iter().any(|u| memchr::memmem::find(text, u.as_bytes()).is_some());

@@ -121,15 +121,15 @@ mod tests {
     /// The modules that lose, each with its rival.
     fn lost(mut modules_on_kernels: Vec<ModuleOnKernel>) -> Vec<String> {
         find(&mut modules_on_kernels);
-        let told =
+        let shown =
             |p: &ModuleOnKernel| Some(format!("{} to {}", p.module.name, p.conflict.as_ref()?.module.name));
-        modules_on_kernels.iter().filter_map(told).collect()
+        modules_on_kernels.iter().filter_map(shown).collect()
     }
 
     #[test]
     fn who_has_it_then_who_asks_for_it_then_by_name() {
         let two = |a, b| lost(vec![pair("a", &["x"], a), pair("b", &["x"], b)]);
-        for (a, b, told) in [
+        for (a, b, shown) in [
             (2, 2, "b to a"),
             (2, 0, "a to b"),
             (2, 1, "a to b"),
@@ -138,7 +138,7 @@ mod tests {
             (3, 2, "a to b"),
             (2, 3, "b to a"),
         ] {
-            assert_eq!(two(a, b), [told], "{a} {b}");
+            assert_eq!(two(a, b), [shown], "{a} {b}");
         }
         assert_eq!(two(3, 3), [""; 0], "modules that do not ask for a file do not compete for it");
         let chain = vec![pair("a", &["w", "x-y"], 2), pair("b", &["x_y", "z"], 2), pair("c", &["z"], 2)];

@@ -335,20 +335,23 @@ mod tests {
     }
 
     #[test]
-    fn a_heal_is_told_by_what_was_wrong() {
-        let told = |stage, flaw: Flaw| {
+    fn a_repair_is_reported_with_what_was_wrong() {
+        let shown = |stage, flaw: Flaw| {
             let pair = ModuleOnKernel { built_files_good: true, ..pair(stage, vec![flaw]) };
             let Decision::Work { steps, .. } = decide(&pair) else { return None };
             drift(&pair, &steps)
         };
         let altered = Flaw::Differs { path: "/x/hello.ko.zst".to_owned() };
-        assert_eq!(told(Stage::Installed, altered).as_deref(), Some("hello.ko.zst was altered: reinstalled"));
+        assert_eq!(
+            shown(Stage::Installed, altered).as_deref(),
+            Some("hello.ko.zst was altered: reinstalled")
+        );
         let unlisted = Flaw::NotListed { name: "hello".to_owned(), instead: None };
         let indexed = "hello.ko was not in modules.dep: indexed again";
-        assert_eq!(told(Stage::Installed, unlisted).as_deref(), Some(indexed));
+        assert_eq!(shown(Stage::Installed, unlisted).as_deref(), Some(indexed));
         let gone = || Flaw::Missing { name: "hello".to_owned() };
-        assert_eq!(told(Stage::Installed, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
-        assert_eq!(told(Stage::HalfBuilt, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
-        assert_eq!(told(Stage::Added, gone()), None, "a new module is none that has drifted");
+        assert_eq!(shown(Stage::Installed, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
+        assert_eq!(shown(Stage::HalfBuilt, gone()).as_deref(), Some("hello.ko was gone: reinstalled"));
+        assert_eq!(shown(Stage::Added, gone()), None, "a new module is none that has drifted");
     }
 }

@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn what_a_build_lacks() {
-        let told = |config: &str, there: &[&str]| {
+        let shown = |config: &str, there: &[&str]| {
             missing(config.as_bytes(), |name| there.contains(&name)).join(", ")
         };
         let debian = "CONFIG_CC_VERSION_TEXT=\"gcc-12 (Debian 12.2.0-14) 12.2.0\"\nCONFIG_CC_IS_GCC=y\n";
@@ -88,7 +88,7 @@ mod tests {
             ),
             ("# CONFIG_CC_IS_CLANG is not set\nCONFIG_CC_VERSION_TEXT=", &["make", "ld"], "the compiler gcc"),
         ] {
-            assert_eq!(told(config, there), lacking, "{config:?} {there:?}");
+            assert_eq!(shown(config, there), lacking, "{config:?} {there:?}");
         }
     }
 }

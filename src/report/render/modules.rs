@@ -209,23 +209,23 @@ impl<'a> Modules<'a> {
             return Vec::new();
         }
         let (rows, hidden) = self.rows.split_at(most.min(self.rows.len()));
-        let mut told: Vec<(usize, ModuleDetail)> = Vec::new();
+        let mut all: Vec<(usize, ModuleDetail)> = Vec::new();
         for (at, row) in rows.iter().enumerate() {
             let is_seen = |m: &ModuleStatus| self.kernels.iter().any(|k| k.release == m.record.kernel);
-            told.extend(details(&row.on, &is_seen, self.style).into_iter().map(|detail| (at, detail)));
+            all.extend(details(&row.on, &is_seen, self.style).into_iter().map(|detail| (at, detail)));
         }
         let drawn: Vec<Vec<StyledLine>> = rows.iter().map(|row| self.row(row)).collect();
         let fixed = 2 + drawn.iter().map(Vec::len).sum::<usize>() + usize::from(!hidden.is_empty());
-        let mut levels = vec![ModuleDetail::LEVELS; told.len()];
+        let mut levels = vec![ModuleDetail::LEVELS; all.len()];
         let height = |levels: &[usize]| -> usize {
-            fixed + told.iter().zip(levels).map(|((_, told), level)| told.levels[*level].len()).sum::<usize>()
+            fixed + all.iter().zip(levels).map(|((_, one), level)| one.levels[*level].len()).sum::<usize>()
         };
         'fits: for level in (1..=ModuleDetail::LEVELS).rev() {
             for at in (0..levels.len()).rev() {
                 if height(&levels) <= room {
                     break 'fits;
                 }
-                let least = match (told[at].1.missed, at) {
+                let least = match (all[at].1.missed, at) {
                     (false, _) => 0,
                     (true, 0) => least.0,
                     (true, _) => least.1,
@@ -238,8 +238,8 @@ impl<'a> Modules<'a> {
         let mut lines = vec![StyledLine::new(), self.title()];
         for (at, row) in drawn.into_iter().enumerate() {
             lines.extend(row);
-            let mine = told.iter().zip(&levels).filter(|((of, _), _)| *of == at);
-            lines.extend(mine.flat_map(|((_, told), level)| told.levels[*level].clone()));
+            let mine = all.iter().zip(&levels).filter(|((of, _), _)| *of == at);
+            lines.extend(mine.flat_map(|((_, one), level)| one.levels[*level].clone()));
         }
         if !hidden.is_empty() {
             let how = match hidden.iter().filter(|row| row.is_missed()).count() {

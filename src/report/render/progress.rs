@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn times_are_short() {
-        let told = |ms| spent(Duration::from_millis(ms));
+        let text = |ms| spent(Duration::from_millis(ms));
         assert_eq!(
-            [told(40), told(3_240), told(60_000), told(7_384_000)],
+            [text(40), text(3_240), text(60_000), text(7_384_000)],
             ["0.0 s", "3.2 s", "1:00 min", "123:04 min"]
         );
     }
