@@ -15,7 +15,7 @@ use clr_dkms::dkms::plan::State;
 use clr_dkms::report::catalog;
 use clr_dkms::requirement::Importance;
 
-use self::publish::Told;
+use self::publish::Shown;
 use self::scene::{Flavour, Kernel, Module, STATES, Scene};
 use crate::support::{A, B, LTS};
 
@@ -62,17 +62,17 @@ impl Role {
 }
 
 /// All of it about one machine; the programs are asked too where `programs` says so.
-fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Told {
+fn check(scene: Scene, programs: impl FnOnce(&str) -> bool) -> Shown {
     let staged = scene.stage();
     let document = staged.document();
     staged.is_as_meant(&document);
-    let told = Told::inside(&staged, &document);
-    told.agrees();
-    staged.scene.is_told_by(&told);
-    if programs(told.verdict()) {
-        Told::by_programs(&staged, &told).agrees();
+    let shown = Shown::inside(&staged, &document);
+    shown.agrees();
+    staged.scene.is_reported_by(&shown);
+    if programs(shown.verdict()) {
+        Shown::by_programs(&staged, &shown).agrees();
     }
-    told
+    shown
 }
 
 /// Runs it, and says on which machine it failed, and how.
@@ -100,7 +100,7 @@ fn walk(class: Importance) {
     for (at, (state, role)) in all.filter(|(state, role)| !is_reported(state, role)).enumerate() {
         let programs = |verdict: &str| verdicts.insert(verdict.to_owned()) || at % 7 == 0;
         match on(&format!("{state} on {role:?}"), || check(role.scene(state, class), programs)) {
-            Ok(told) => steps.extend(told.steps()),
+            Ok(shown) => steps.extend(shown.steps()),
             Err(why) => failed.push(why),
         }
     }

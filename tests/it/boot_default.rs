@@ -68,8 +68,8 @@ fn the_boot_files_decide_and_not_the_exit_code() {
 fn refused(root: &TestRoot, id: &str, why: &str) {
     let before = root.tree();
     root.forget_calls();
-    let told = root.redacted(&Boot::of(root).set(id).unwrap_err());
-    assert_eq!(told, format!("{id} is not made the boot default: {why}"));
+    let shown = root.redacted(&Boot::of(root).set(id).unwrap_err());
+    assert_eq!(shown, format!("{id} is not made the boot default: {why}"));
     assert_eq!(root.calls(), [""; 0]);
     assert!(before == root.tree());
 }

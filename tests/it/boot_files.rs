@@ -17,7 +17,7 @@ fn healthy() -> TestRoot {
 
 /// The lines of a list in `clr-dkms status --json`; the text says the same.
 #[track_caller]
-fn told(root: &TestRoot, list: &str) -> Vec<String> {
+fn shown(root: &TestRoot, list: &str) -> Vec<String> {
     let json = root.run("clr-dkms", &["status", "--json"]).json();
     let lines: Vec<String> =
         json[list].as_array().unwrap().iter().map(|l| root.redacted(l.as_str().unwrap())).collect();
@@ -32,14 +32,14 @@ fn told(root: &TestRoot, list: &str) -> Vec<String> {
 #[track_caller]
 fn is_healthy(root: &TestRoot, notes: &[&str]) {
     root.run("clr-dkms", &["status"]).code(0);
-    assert_eq!(told(root, "problems"), [""; 0]);
-    assert_eq!(told(root, "notes"), notes);
+    assert_eq!(shown(root, "problems"), [""; 0]);
+    assert_eq!(shown(root, "notes"), notes);
 }
 
 #[track_caller]
 fn is_degraded(root: &TestRoot, problems: &[&str]) {
     root.run("clr-dkms", &["status"]).code(1);
-    assert_eq!(told(root, "problems"), problems);
+    assert_eq!(shown(root, "problems"), problems);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn an_entry_of_a_vanished_kernel() {
         "delete the entry",
         "make an installed kernel the boot default with `sudo clr-boot-manager set-kernel KERNEL_ID`, and delete the entry only then",
     );
-    assert_eq!(told(&root, "problems"), [next.to_owned(), set]);
+    assert_eq!(shown(&root, "problems"), [next.to_owned(), set]);
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn an_entry_that_boots_a_copy() {
     let root = healthy();
     let entry = root.text(&path(A_ENTRY)).replace(A_ID, &format!("{A_ID}.bak"));
     root.file(&path(A_ENTRY), entry);
-    assert_eq!(told(&root, "problems"), [""; 0]);
-    assert!(told(&root, "notes")[0].contains(&format!("boots {A_ID}.bak, a copy of {A_ID}")));
+    assert_eq!(shown(&root, "problems"), [""; 0]);
+    assert!(shown(&root, "notes")[0].contains(&format!("boots {A_ID}.bak, a copy of {A_ID}")));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn variables_that_cannot_be_read() {
         &["the EFI variables are not visible here, so the default that they select is unknown"],
     );
     root.file("sys/firmware/efi/efivars/LoaderEntryOneShot-4a67b082-0a4c-41cf-b6c7-440b29bb8c4f", "x");
-    assert!(told(&root, "notes")[0].contains("it is too short for a variable"));
+    assert!(shown(&root, "notes")[0].contains("it is too short for a variable"));
 }
 
 #[test]
@@ -250,7 +250,7 @@ fn syslinux() {
     );
     root.file("boot/syslinux.cfg", "");
     let next = "it is unknown which kernel boots next: there is no boot entry in ROOT/boot";
-    assert_eq!(told(&root, "problems")[..2], [next, "ROOT/boot/syslinux.cfg is empty"]);
+    assert_eq!(shown(&root, "problems")[..2], [next, "ROOT/boot/syslinux.cfg is empty"]);
 }
 
 #[test]
@@ -283,10 +283,10 @@ fn grub() {
     root.run("clr-dkms", &["status"]).code(3);
     let next = "it is unknown which kernel boots next: there is no boot entry in ROOT/boot".to_owned();
     let absent = |id: &str| format!("there is no boot entry for {id}");
-    assert_eq!(told(&root, "problems"), [next, absent(B_ID), absent(A_ID)]);
+    assert_eq!(shown(&root, "problems"), [next, absent(B_ID), absent(A_ID)]);
     // What a shell removes from a line is known.
     root.file("boot/grub/grub.cfg", &file).file("etc/kernel/cmdline", "x=\"a b\"\n");
-    assert!(told(&root, "problems")[0].contains("because grub-mkconfig puts it through a shell"));
+    assert!(shown(&root, "problems")[0].contains("because grub-mkconfig puts it through a shell"));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn files_of_two_loaders() {
     let root = healthy();
     root.file("boot/syslinux.cfg", "LABEL x\n").file("boot/grub/grub.cfg", "menuentry\n");
     // Without firmware clr-boot-manager writes no file of systemd-boot.
-    assert!(told(&root, "problems").contains(&format!("there is no boot entry for {B_ID}")));
+    assert!(shown(&root, "problems").contains(&format!("there is no boot entry for {B_ID}")));
     // With it, it writes no other.
     root.loader_variable("LoaderInfo", "systemd-boot");
     is_healthy(&root, &[]);
@@ -304,7 +304,7 @@ fn files_of_two_loaders() {
 }
 
 #[test]
-fn firmware_without_entries_is_told() {
+fn firmware_without_entries_is_reported() {
     let root = healthy();
     root.remove("boot").file("boot/grub/grub.cfg", "menuentry\n").directory("sys/firmware/efi");
     is_healthy(&root, &["there is no boot entry below ROOT/boot"]);
@@ -332,14 +332,14 @@ fn garbage_everywhere() {
     assert!(
         std::process::Command::new("mkfifo").arg(root.at(&path("fifo.conf"))).status().unwrap().success()
     );
-    let problems = told(&root, "problems");
+    let problems = shown(&root, "problems");
     for name in ["directory", "fifo", "loop"] {
         let what = format!("cannot read ROOT/boot/loader/entries/{name}.conf");
         assert!(problems.iter().any(|p| p.starts_with(&what)), "{name}: {problems:#?}");
     }
     root.remove("boot/loader/entries").file("boot/loader/entries", "x");
     let unread = "cannot list ROOT/boot/loader/entries";
-    assert!(told(&root, "problems").iter().any(|p| p.starts_with(unread)));
+    assert!(shown(&root, "problems").iter().any(|p| p.starts_with(unread)));
     fs::remove_file(root.at("boot/loader/entries")).unwrap();
     root.link("boot/loader", "loader");
     is_healthy(

@@ -171,16 +171,16 @@ fn what_waits_is_named_with_its_time_and_command() {
     for document in [root.guard(), status["guard"].clone()] {
         assert_eq!(document["waiting"].to_string(), recorded);
     }
-    let told = |program: &str, arguments: &[&str]| {
+    let text_of = |program: &str, arguments: &[&str]| {
         let stdout = root.run(program, arguments).stdout;
         stdout.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let guard = told("clr-dkms", &["guard"]);
+    let guard = text_of("clr-dkms", &["guard"]);
     let row = "out of date microcode, since 2025-07-29 12:00:00 UTC (just now), because swupd is running; `sudo clr-boot-manager update";
     assert!(guard.contains(row), "{guard}");
-    let status = told("clr-dkms", &["status"]);
+    let status = text_of("clr-dkms", &["status"]);
     assert!(status.contains("; out of date: microcode since 2025-07-29"), "{status}");
-    let motd = told("clr-dkms-motd", &["--dry-run"]);
+    let motd = text_of("clr-dkms-motd", &["--dry-run"]);
     assert!(
         motd.contains("out of date: microcode since 2025-07-29; `sudo clr-boot-manager update"),
         "{motd}"
@@ -195,7 +195,7 @@ fn what_waits_is_named_with_its_time_and_command() {
         for (program, arguments) in
             [("clr-dkms", "guard"), ("clr-dkms", "status"), ("clr-dkms-motd", "--dry-run")]
         {
-            let text = told(program, &[arguments]);
+            let text = text_of(program, &[arguments]);
             assert!(!text.contains("microcode") && !text.contains("out of date"), "{text}");
         }
     }

@@ -111,7 +111,7 @@ fn too_little(root: &TestRoot, clear: &str) {
 const GONE: &str = "remove files of kernels that are no longer installed: ";
 
 #[test]
-fn too_little_room_is_told_before() {
+fn too_little_room_is_reported_before() {
     let root = TestRoot::updated();
     huge(&root, &format!("usr/lib/kernel/{A_ID}"));
     root.file("boot/loader/entries/x.conf", "");

@@ -227,7 +227,7 @@ fn a_vendor_fragment_with_other_words_is_not_masked() {
 }
 
 #[test]
-fn a_kernels_own_line_is_told() {
+fn a_kernels_own_line_is_reported() {
     let root = without_fragment();
     root.file(&format!("usr/lib/kernel/cmdline-{A}"), "quiet module.sig_unenforce\n");
     let before = settings(&root);
@@ -299,7 +299,7 @@ fn a_state_file_cannot_claim_what_is_elsewhere() {
 }
 
 #[test]
-fn a_state_file_that_is_a_folder_is_named() {
+fn a_state_file_that_is_a_directory_is_named() {
     let root = without_fragment();
     root.directory(STATE);
     root.run("clr-dkms-cmdline", &["enable"]).code(1).says(&["ROOT/var/lib/clr-dkms/cmdline.json"]);

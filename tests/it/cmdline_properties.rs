@@ -98,8 +98,8 @@ proptest! {
             prop_assert!(!word.origins.is_empty() || word.bytes.is_empty(), "{word:?}");
         }
         // Whatever a report makes of it, it can be made, and read back.
-        let told = serde_json::to_string(&report("r", "id", &sources, &merged)).unwrap();
-        prop_assert!(serde_json::from_str::<serde_json::Value>(&told).is_ok());
+        let shown = serde_json::to_string(&report("r", "id", &sources, &merged)).unwrap();
+        prop_assert!(serde_json::from_str::<serde_json::Value>(&shown).is_ok());
     }
 
     #[test]

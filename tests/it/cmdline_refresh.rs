@@ -108,7 +108,7 @@ fn a_real_kill_in_between_is_made_good() {
 
 /// Its exit code proves nothing; what it left does.
 #[test]
-fn a_failure_is_told_and_the_next_run_tries_again() {
+fn a_failure_is_reported_and_the_next_run_tries_again() {
     for lines in ["code=1; idle=yes", "idle=yes", "[[ $verb != clr-boot-manager ]] || kill -SEGV $$"] {
         let root = settled();
         root.entries_edited().behave(lines);

@@ -106,7 +106,7 @@ fn control_characters_of_a_line_are_shown_and_not_obeyed() {
 }
 
 #[test]
-fn without_a_directory_of_kernels_it_cannot_be_told() {
+fn without_a_directory_of_kernels_it_is_unknown() {
     let root = TestRoot::system();
     root.remove("usr/lib/kernel");
     for verb in ["show", "enable", "disable", "default"] {

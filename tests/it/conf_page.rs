@@ -74,7 +74,7 @@ fn the_page_and_the_defaults_have_the_keys_of_the_parser() {
 }
 
 #[test]
-fn the_defaults_that_are_told_are_those_of_the_parser() {
+fn the_defaults_that_are_reported_are_those_of_the_parser() {
     for keys in [of_the_defaults(), of_the_page()] {
         for ((section, key), value) in keys {
             let (mut settings, errors) = parse(&format!("[{section}]\n{key} = {value}\n"));

@@ -43,8 +43,8 @@ fn who_has_it_proven_keeps_it() {
     assert!(status["next_step"].as_str().unwrap().contains("`sudo dkms remove bello/2 --all`"), "{status:#}");
     assert!(root.text("run/motd.d/clr-dkms.motd").contains("bello/2 is not ready"));
     for arguments in [&["rebuild", "bello"][..], &["rebuild", "bello", "--force"]] {
-        let told = format!("bello/2 on {B}: conflict: hello.ko on this kernel is that of\n    hello/1.0");
-        root.forget_calls().run("clr-dkms", arguments).code(1).shows(&[&told]);
+        let shown = format!("bello/2 on {B}: conflict: hello.ko on this kernel is that of\n    hello/1.0");
+        root.forget_calls().run("clr-dkms", arguments).code(1).shows(&[&shown]);
         assert_eq!(root.calls(), Vec::<String>::new());
     }
     // With all of them named or none, the one that has it is built again, and the other one is not.
@@ -146,13 +146,13 @@ fn of_two_that_are_named_at_once_one_gets_it() {
     let root = TestRoot::updated();
     let quiet = format!("AUTOINSTALL=\"\"\n{SHARED}");
     root.module("one", "1", &quiet).module("two", "1", &quiet);
-    let told = format!(
+    let shown = format!(
         "one/1 on {B}: ok (built in 0.0 s)\n✘ two/1 on {B}: conflict: shared.ko on this kernel is that of\n    one/1"
     );
-    root.run("clr-dkms", &["rebuild", "one", "two"]).code(1).shows(&[&told]);
+    root.run("clr-dkms", &["rebuild", "one", "two"]).code(1).shows(&[&shown]);
     assert!(!root.short_calls().iter().any(|call| call.contains("two")));
     is_of(&root, "shared", "one/1");
-    let told = format!("two/1 on {B}: conflict: ");
-    root.forget_calls().run("clr-dkms", &["rebuild", "two"]).code(1).shows(&[&told]);
+    let shown = format!("two/1 on {B}: conflict: ");
+    root.forget_calls().run("clr-dkms", &["rebuild", "two"]).code(1).shows(&[&shown]);
     assert_eq!(root.calls(), Vec::<String>::new());
 }

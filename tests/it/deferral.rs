@@ -66,7 +66,7 @@ fn an_admins_own_setting_wins_and_is_named() {
 }
 
 #[test]
-fn a_link_a_fifo_or_a_folder_is_not_followed() {
+fn a_link_a_fifo_or_a_directory_is_not_followed() {
     let cases: [fn(&TestRoot); 3] = [
         |r| r.link(CONFIG, r.outside().join("config")).forget(),
         |r| r.directory(CONFIG).forget(),
@@ -86,7 +86,7 @@ fn a_link_a_fifo_or_a_folder_is_not_followed() {
 }
 
 #[test]
-fn a_run_that_cannot_be_written_is_told_and_not_fatal() {
+fn a_run_that_cannot_be_written_is_reported_and_not_fatal() {
     let root = TestRoot::guarded();
     root.file("run/swupd", "in the way").post_update().code(0).says(&["run/swupd"]);
     assert_eq!(swupd(&root)["defers"], false);

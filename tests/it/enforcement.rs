@@ -134,9 +134,9 @@ fn status_and_the_message_of_the_day_tell_the_same() {
         let document = root.run("clr-dkms", &["enforcement", "--json"]).json();
         let (now, next) = unsigned(&document);
         let status = root.run("clr-dkms", &["status", "--json"]).json();
-        let told = &status["unsigned_modules"];
-        if (&told["now"], &told["next_boot"]) != (&now, &next) {
-            wrong.push(format!("{name}: status says {told}, enforcement {now} and {next}"));
+        let shown = &status["unsigned_modules"];
+        if (&shown["now"], &shown["next_boot"]) != (&now, &next) {
+            wrong.push(format!("{name}: status says {shown}, enforcement {now} and {next}"));
         }
         let motd = root.run("clr-dkms-motd", &["--dry-run"]).code(0).stdout.clone();
         let lines: Vec<&str> = motd.lines().collect();

@@ -223,7 +223,7 @@ fn nobody_waits_for_a_fifo() {
 }
 
 #[test]
-fn folders_and_links_in_the_place_of_files() {
+fn directories_and_links_in_the_place_of_files() {
     let all = in_force();
     for path in files() {
         let root = in_force();

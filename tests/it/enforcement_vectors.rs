@@ -194,9 +194,13 @@ fn differences(row: &Row, view: &serde_json::Value) -> Vec<String> {
     let mut wrong = Vec::new();
     for (kind, measured) in row.measured() {
         let Some(name) = named(kind) else { continue };
-        let told = (view["loads"][name].as_str().unwrap_or("nothing"), view["error"][name].as_str());
-        if told != words(kind, measured) {
-            wrong.push(format!("{}: {name} {told:?}, measured {measured}: {}", row.name(), view["because"]));
+        let predicted = (view["loads"][name].as_str().unwrap_or("nothing"), view["error"][name].as_str());
+        if predicted != words(kind, measured) {
+            wrong.push(format!(
+                "{}: {name} {predicted:?}, measured {measured}: {}",
+                row.name(),
+                view["because"]
+            ));
         }
     }
     wrong

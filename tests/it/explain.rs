@@ -159,7 +159,7 @@ fn an_answer_that_cannot_be_written() {
 }
 
 #[test]
-fn who_may_not_write_is_told_what_to_type() {
+fn a_user_that_may_not_write_gets_the_command_to_type() {
     let root = TestRoot::updated();
     let Some(mut command) = as_nobody(&root, "clr-dkms-cmdline", &["enable"]) else { return };
     let run = Run::of(command.output().unwrap(), &root);

@@ -13,7 +13,7 @@ const REQUEST: &str = "run/clr-dkms/requested";
 
 /// What the file says is the verdict, which must be what `status` says now.
 #[track_caller]
-fn told(root: &TestRoot) -> String {
+fn shown(root: &TestRoot) -> String {
     let text = root.text(FILE);
     assert_eq!(text, root.run("clr-dkms", &["status", "--format", "prometheus"]).stdout);
     let line = text.lines().find(|l| l.starts_with("clr_dkms_verdict{") && l.ends_with(" 1")).unwrap();
@@ -24,12 +24,12 @@ fn told(root: &TestRoot) -> String {
 fn the_file_follows_the_state() {
     let root = TestRoot::guarded();
     root.conf(ON).behave(FAILS_ON_B).post_update().code(1);
-    assert_eq!(told(&root), "held");
+    assert_eq!(shown(&root), "held");
     let mode = || root.at(FILE).metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!(mode(), 0o644);
     let reader = std::fs::File::open(root.at(FILE)).unwrap();
     root.repair("hello-1.0").post_update().code(0);
-    assert_eq!((told(&root).as_str(), mode()), ("reboot-pending", 0o644));
+    assert_eq!((shown(&root).as_str(), mode()), ("reboot-pending", 0o644));
     // Another file in its place, so a reader of the old one reads it to its end.
     let inode = |m: std::fs::Metadata| m.ino();
     assert_ne!(inode(reader.metadata().unwrap()), inode(root.at(FILE).metadata().unwrap()));
@@ -41,10 +41,10 @@ fn the_file_follows_the_state() {
 fn after_the_reboot_it_tells_of_this_boot() {
     let root = TestRoot::guarded();
     root.conf(ON).post_update().code(0);
-    assert_eq!(told(&root), "reboot-pending");
+    assert_eq!(shown(&root), "reboot-pending");
     let root = root.rebooted(B);
     root.run("clr-dkms", &AT_BOOT).code(0);
-    assert_eq!(told(&root), "healthy");
+    assert_eq!(shown(&root), "healthy");
     assert!(root.has(REQUEST), "the worker tells those in notify.d");
 }
 
@@ -89,7 +89,7 @@ fn what_is_not_ours_stays() {
     assert_eq!(root.text(FILE), "node_x 1\n");
     // An empty one, made so that we find it, is for us; a directory is not.
     root.file(FILE, "").conf(ON).post_update().code(0);
-    assert_eq!(told(&root), "reboot-pending");
+    assert_eq!(shown(&root), "reboot-pending");
     root.remove(FILE).directory(FILE).post_update().code(0).says(&["[report] metrics: "]);
     assert!(root.at(FILE).is_dir());
 }
@@ -99,7 +99,7 @@ fn a_run_that_can_do_nothing_says_so() {
     let root = TestRoot::guarded();
     root.conf(ON).post_update().code(0);
     root.link("usr/lib/kernel", "kernel").post_update().code(3);
-    assert_eq!(told(&root), "unknown");
+    assert_eq!(shown(&root), "unknown");
     root.remove("usr/lib/kernel").directory("usr/lib/kernel").post_update().code(0);
-    assert_eq!(told(&root), "not-applicable");
+    assert_eq!(shown(&root), "not-applicable");
 }

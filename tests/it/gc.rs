@@ -256,7 +256,7 @@ fn remains_of_builds_go_when_they_are_old() {
 }
 
 #[test]
-fn what_cannot_be_removed_is_told() {
+fn what_cannot_be_removed_is_reported() {
     let root = left_over();
     // Something comes in between.
     root.behave(&format!("echo x >{}", root.at(&format!("usr/lib/modules/{B}/new")).display()));
@@ -370,7 +370,7 @@ fn old_logs_of_kernels_and_modules_that_are_gone() {
 
 /// Logs tell nothing about kernels: what is wrong with them stops nothing.
 #[test]
-fn logs_that_are_no_folder_stop_nothing() {
+fn logs_that_are_no_directory_stop_nothing() {
     let root = left_over();
     root.file("var/log/clr-dkms", "a file");
     assert_eq!(changes(&root, &[], 0), all_of_b());

@@ -139,7 +139,7 @@ fn where_something_is_unknown_nothing_is_touched() {
 }
 
 #[test]
-fn an_unreadable_folder_stops_it_all() {
+fn an_unreadable_directory_stops_it_all() {
     let t = format!("var/lib/dkms/alpha/1.0/{B}");
     for path in [
         "usr/lib/kernel",
@@ -215,7 +215,7 @@ fn who_else_is_at_work_is_waited_for() {
 
 /// An installation of a kernel may begin with its directories.
 #[test]
-fn folders_of_a_kernel_that_is_just_coming_are_left_alone() {
+fn directories_of_a_kernel_that_is_just_coming_are_left_alone() {
     let root = crate::support::TestRoot::system();
     root.directory("usr/lib/modules/6.16.0-1600.native/kernel");
     root.run("clr-dkms", &["gc", "-n"]).code(0).shows(&["6.16.0-1600.native", "is not a day old"]);

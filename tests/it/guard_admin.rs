@@ -304,8 +304,8 @@ fn the_result_as_json() {
     let refused = json(&["allow", B, "--without", "hello"]);
     assert_eq!((&refused["changed"], &refused["exit_code"]), (&false.into(), &1.into()));
     assert!(refused["refused"].as_str().unwrap().contains("--yes confirms"), "{refused}");
-    let foretold = json(&["allow", B, "--without", "hello", "--without", "other", "-n"]);
-    assert_eq!((&foretold["dry_run"], &foretold["default"]), (&true.into(), &B.into()));
+    let foreseen = json(&["allow", B, "--without", "hello", "--without", "other", "-n"]);
+    assert_eq!((&foreseen["dry_run"], &foreseen["default"]), (&true.into(), &B.into()));
     let held = json(&["hold", B, "--reason", "it is new"]);
     assert_eq!((&held["hold"], &held["held"]["reason"]), (&B.into(), &"it is new".into()));
     assert_eq!(

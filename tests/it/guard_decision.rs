@@ -251,7 +251,7 @@ fn what_is_registered_no_more_is_needed_no_more() {
 }
 
 #[test]
-fn a_listed_module_that_dkms_does_not_know_is_told() {
+fn a_listed_module_that_dkms_does_not_know_is_reported() {
     let root = TestRoot::proven();
     root.conf("[modules]\ncritical = ghost\n")
         .post_update()
@@ -273,7 +273,7 @@ fn a_module_that_is_not_built_by_itself_and_works() {
 }
 
 #[test]
-fn a_state_that_cannot_be_told_is_no_proof() {
+fn a_state_that_is_unknown_is_no_proof() {
     let root = TestRoot::guarded();
     let index = format!("usr/lib/modules/{B}/modules.dep");
     root.remove(&index).directory(&index);
@@ -306,7 +306,7 @@ fn grub_cannot_be_pointed_back_and_says_so() {
 }
 
 #[test]
-fn what_the_firmware_was_told_is_an_admins_word() {
+fn what_the_firmware_was_asked_for_is_an_admins_choice() {
     for (variable, said) in
         [("LoaderEntryOneShot", "for the next boot only"), ("LoaderEntryDefault", "for every boot")]
     {

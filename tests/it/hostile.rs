@@ -176,12 +176,12 @@ proptest! {
     #[test]
     fn any_log(text in bytes(), likely in "([a-z/:]{0,9}:[0-9]{0,11}:[0-9:]{0,4} (fatal )?error: .{0,20}\n|\\*\\*\\* .{0,9}\n){0,5}") {
         for text in [String::from_utf8_lossy(&text).into_owned(), likely] {
-            let told = first_error::find(&text);
-            let lines = told.error.iter().flat_map(|e| e.context.iter().chain([&e.message]));
-            prop_assert!(!lines.chain(&told.last_lines).any(|line| line.contains(char::is_control)));
+            let shown = first_error::find(&text);
+            let lines = shown.error.iter().flat_map(|e| e.context.iter().chain([&e.message]));
+            prop_assert!(!lines.chain(&shown.last_lines).any(|line| line.contains(char::is_control)));
             let mut search = first_error::Search::default();
             search.read(text.as_bytes()).unwrap();
-            prop_assert_eq!(search.finish(), told);
+            prop_assert_eq!(search.finish(), shown);
         }
     }
 

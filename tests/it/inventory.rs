@@ -67,7 +67,7 @@ fn the_tip_of_the_running_variant_is_the_next_boot() {
 }
 
 #[test]
-fn copies_and_broken_links_are_told() {
+fn copies_and_broken_links_are_reported() {
     let s = Scratch::new();
     s.kernel("org.clearlinux.native.6.15.7-1591", "6.15.7-1591.native")
         .file("usr/lib/kernel/org.clearlinux.native.6.15.7-1591.bak", "image")
@@ -78,9 +78,9 @@ fn copies_and_broken_links_are_told() {
     assert_eq!(seen.kernels.len(), 1);
     assert_eq!(seen.kernels[0].copies, ["org.clearlinux.native.6.15.7-1591.bak"]);
     assert!(seen.kernels[0].tip, "without a usable link the highest of the variant is the tip");
-    let told: Vec<_> = seen.oddities.iter().map(|o| o.path.rsplit('/').next().unwrap()).collect();
+    let shown: Vec<_> = seen.oddities.iter().map(|o| o.path.rsplit('/').next().unwrap()).collect();
     assert_eq!(
-        told,
+        shown,
         [
             "README",
             "org.clearlinux.native.6.15.7-1591.bak",

@@ -113,8 +113,8 @@ fn play(seed: u64) -> (usize, Vec<String>) {
             wrong.extend(found.into_iter().map(|what| format!("killed at {point:?}: {what}")));
         }
     }
-    let told = |what: String| format!("{SEED}={seed}: {what}\n{}", explain.join("; "));
-    (kills, wrong.into_iter().map(told).collect())
+    let shown = |what: String| format!("{SEED}={seed}: {what}\n{}", explain.join("; "));
+    (kills, wrong.into_iter().map(shown).collect())
 }
 
 /// Something that is left of a kernel that clr-boot-manager was deleting when it was killed: without its

@@ -65,7 +65,7 @@ fn where_there_is_nothing_to_say_there_is_no_file() {
 }
 
 #[test]
-fn a_system_without_kernels_of_ours_is_told_nothing() {
+fn a_system_without_kernels_of_ours_gets_no_message() {
     let root = TestRoot::new();
     motd(&root);
     assert!(!root.has(FRAGMENT));
@@ -144,7 +144,7 @@ fn a_typo_in_the_configuration_is_78() {
 /// Only on the live system itself: so in namespaces of our own, with directories of the root in the place of
 /// the machine's.
 #[test]
-fn on_a_live_system_the_message_of_the_day_is_made_anew() {
+fn on_a_live_system_the_message_of_the_day_is_made_again() {
     let root = pending();
     let program = crate::support::run::program("clr-dkms-motd");
     let script = "mount --bind \"$2/run\" /run && mkdir -p /run/clr-dkms && printf '[motd]\\nshow = yes\\n' \

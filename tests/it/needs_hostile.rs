@@ -78,7 +78,7 @@ fn links_that_lead_to_themselves() {
 }
 
 #[test]
-fn fifos_and_folders_in_place_of_files() {
+fn fifos_and_directories_in_place_of_files() {
     let files = [
         "proc/modules",
         "proc/swaps",

@@ -84,16 +84,16 @@ fn one_attempt_has_one_log() {
 }
 
 #[test]
-fn a_heal_is_told_as_drift() {
+fn a_repair_is_reported_as_drift() {
     let root = TestRoot::updated();
     let first = root.module("hello", "1.0", "").post_update();
     assert!(!first.code(0).stderr.contains("drift"), "{}", first.stderr);
     root.file(&TestRoot::ko("hello", B), elf::module(B));
-    let told = format!("drift: hello/1.0 on {B}: hello.ko was altered: reinstalled");
-    root.post_update().code(0).says(&[&told]);
+    let shown = format!("drift: hello/1.0 on {B}: hello.ko was altered: reinstalled");
+    root.post_update().code(0).says(&[&shown]);
     root.index(B, "kernel/own.ko:\n");
-    let told = format!("drift: hello/1.0 on {B}: hello.ko was not in modules.dep: indexed again");
-    root.post_update().code(0).says(&[&told]);
+    let shown = format!("drift: hello/1.0 on {B}: hello.ko was not in modules.dep: indexed again");
+    root.post_update().code(0).says(&[&shown]);
     // What could not be healed is a failure, and no drift.
     root.file(&TestRoot::ko("hello", B), "").behave("[[ $verb != install ]] || code=6");
     let run = root.post_update();

@@ -179,7 +179,7 @@ fn what_is_built_upon_a_failure_is_not_tried() {
 }
 
 #[test]
-fn a_circle_is_told_and_stops_nobody_else() {
+fn a_circle_is_reported_and_stops_nothing_else() {
     let root = TestRoot::updated();
     root.module("a", "1", "BUILD_DEPENDS[0]=\"b\"\n").module("b", "1", "BUILD_DEPENDS[0]=\"a\"\n");
     root.module("c", "1", "").module("own", "1", "BUILD_DEPENDS[0]=\"own\"\n");
@@ -382,7 +382,7 @@ fn the_fragment_is_made_sure_of() {
 }
 
 #[test]
-fn an_admins_mask_is_told_and_kept() {
+fn an_admins_mask_is_reported_and_kept() {
     let root = one_module();
     root.link("etc/kernel/cmdline.d/clr-ignore-mod-sig.conf", "/dev/null");
     // No kernel will take it after a reboot, and this one does now.

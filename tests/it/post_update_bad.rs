@@ -77,7 +77,7 @@ fn a_damaged_record_is_kept_aside() {
 /// Whatever lies in the place of a file of ours: modules are built and indexed first, then the fault is
 /// reported.
 #[track_caller]
-fn a_folder_in_the_place_of(path: &str) {
+fn a_directory_in_the_place_of(path: &str) {
     let root = pending();
     root.directory(&format!("{path}/inside"));
     let run = root.post_update();
@@ -87,23 +87,23 @@ fn a_folder_in_the_place_of(path: &str) {
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_record() {
-    a_folder_in_the_place_of(RECORD);
+fn a_directory_in_the_place_of_the_record() {
+    a_directory_in_the_place_of(RECORD);
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_mark() {
-    a_folder_in_the_place_of(IN_PROGRESS);
+fn a_directory_in_the_place_of_the_mark() {
+    a_directory_in_the_place_of(IN_PROGRESS);
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_fragment() {
+fn a_directory_in_the_place_of_the_fragment() {
     // Something to say, so that the fragment is wanted.
-    a_folder_in_the_place_of("run/motd.d/clr-dkms.motd");
+    a_directory_in_the_place_of("run/motd.d/clr-dkms.motd");
 }
 
 #[test]
-fn a_folder_in_the_place_of_the_cache_costs_time_only() {
+fn a_directory_in_the_place_of_the_cache_costs_time_only() {
     for path in [CACHE, "var/cache/clr-dkms", "var/cache"] {
         let root = pending();
         if path == CACHE {
@@ -237,7 +237,7 @@ fn a_conf_that_is_no_good_stops_nobody_else() {
 }
 
 #[test]
-fn an_unterminated_quote_is_told() {
+fn an_unterminated_quote_is_reported() {
     // dkms takes AUTOINSTALL for a part of the quoted text, and never builds the module, exit code 0.
     let root = pending();
     root.module("bad", "1", "").file("usr/src/bad-1/dkms.conf", "PACKAGE_NAME=\"bad\nAUTOINSTALL=yes\n");

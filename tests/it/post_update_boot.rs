@@ -31,7 +31,7 @@ fn entries_are_read_back() {
 }
 
 #[test]
-fn entries_that_cannot_be_seen_are_told() {
+fn entries_that_cannot_be_seen_are_reported() {
     let root = mounted();
     root.remove("boot")
         .post_update()
@@ -99,7 +99,7 @@ fn an_entry_with_another_line_is_found_out() {
 }
 
 #[test]
-fn failing_is_told_and_the_modules_are_built_all_the_same() {
+fn failing_is_reported_and_the_modules_are_built_all_the_same() {
     for (lines, said) in [
         ("code=1", "exit code 1: [FATAL] it failed as asked"),
         ("code=139", "exit code 139"),
@@ -121,7 +121,7 @@ fn failing_is_told_and_the_modules_are_built_all_the_same() {
 }
 
 #[test]
-fn a_failing_code_after_good_work_is_told_and_is_no_failure() {
+fn a_failing_code_after_good_work_is_reported_and_is_no_failure() {
     // Exit 1 can come after everything was written: the entries decide.
     let root = mounted();
     root.behave("[[ $verb != clr-boot-manager ]] || code=1");
@@ -147,7 +147,7 @@ fn one_that_never_ends_is_stopped_at_its_deadline() {
 }
 
 #[test]
-fn a_missing_one_is_told() {
+fn a_missing_one_is_reported() {
     if ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
         .iter()
         .any(|directory| std::path::Path::new(directory).join("clr-boot-manager").exists())

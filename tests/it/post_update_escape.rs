@@ -110,7 +110,7 @@ fn our_own_files() {
 }
 
 #[test]
-fn folders_that_dkms_writes_to() {
+fn directories_that_dkms_writes_to() {
     for path in [
         "var/lib/dkms",
         "var/lib/dkms/hello",

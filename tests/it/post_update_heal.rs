@@ -88,7 +88,7 @@ fn a_build_for_another_kernel() {
 }
 
 #[test]
-fn a_compiler_that_always_makes_the_wrong_module_is_told() {
+fn a_compiler_that_always_makes_the_wrong_module_is_reported() {
     let root = TestRoot::updated();
     root.module("hello", "1.0", "").behave(&format!("made_for={A}"));
     let run = root.post_update();
@@ -196,7 +196,7 @@ fn a_binary_index_that_is_none() {
 }
 
 #[test]
-fn an_index_that_is_a_folder_is_told() {
+fn an_index_that_is_a_directory_is_reported() {
     let root = proven();
     root.remove(&format!("usr/lib/modules/{B}/modules.dep"))
         .directory(&format!("usr/lib/modules/{B}/modules.dep"));
@@ -246,7 +246,7 @@ fn what_dkms_forgot_is_built_again() {
 }
 
 #[test]
-fn a_source_that_is_gone_is_told_and_nothing_is_removed() {
+fn a_source_that_is_gone_is_reported_and_nothing_is_removed() {
     let root = proven();
     root.remove("usr/src/hello-1.0");
     root.post_update().code(1).says(&["hello/1.0 is not ready", "broken-source"]);

@@ -128,7 +128,7 @@ fn one_that_waits_gets_its_turn() {
 }
 
 #[test]
-fn told_to_stop_in_the_middle_of_a_build() {
+fn stopped_in_the_middle_of_a_build() {
     for name in ["TERM", "INT", "HUP"] {
         // Below nohup the programs go on, as they should.
         if name == "HUP" && hangup_is_ignored() {

@@ -79,7 +79,7 @@ fn a_dkms_conf_that_cannot_be_read_says_nothing_about_autoinstall() {
 }
 
 #[test]
-fn a_module_in_use_that_will_not_be_built_is_told() {
+fn a_module_in_use_that_will_not_be_built_is_reported() {
     for autoinstall in ["AUTOINSTALL=\"no\"\n", "AUTOINSTALL=\n", "AUTOINSTALL=''\n"] {
         let root = settled();
         root.module("hello", "1.0", autoinstall);
@@ -95,7 +95,7 @@ fn a_module_in_use_that_will_not_be_built_is_told() {
 }
 
 #[test]
-fn too_little_space_is_told() {
+fn too_little_space_is_reported() {
     let root = settled();
     // A sparse file: a module of this size needs more room than any machine of these tests has.
     let ko = std::fs::File::create(root.at(&TestRoot::ko("huge", A))).unwrap();

@@ -30,7 +30,7 @@ fn what_is_there_is_left_alone() {
 }
 
 #[test]
-fn by_force_a_module_is_built_anew() {
+fn by_force_a_module_is_built_again() {
     let root = settled();
     rebuild(&root, &["hello", "--force", "-n"]).code(0).shows(&[
         "hello/1.0 on",
@@ -175,7 +175,7 @@ fn a_build_that_ends_in_the_middle_of_its_files_is_no_successor() {
 }
 
 #[test]
-fn what_is_named_and_left_alone_is_told() {
+fn what_is_named_and_left_alone_is_reported() {
     let root = settled();
     root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n");
     let old = format!("old/1 on {B}: left alone (skipped-exclusive)");
@@ -184,13 +184,13 @@ fn what_is_named_and_left_alone_is_told() {
 }
 
 #[test]
-fn what_cannot_be_built_is_told_named_or_not() {
+fn what_cannot_be_built_is_reported_named_or_not() {
     let root = settled();
     root.remove(&format!("usr/lib/modules/{B}/build")).remove(&format!("usr/lib/modules/{B}/updates"));
     // What is built would be installed without headers.
     root.remove(&format!("var/lib/dkms/hello/1.0/{B}")).remove(&format!("var/lib/dkms/other/2/{B}"));
     root.module("old", "1", "BUILD_EXCLUSIVE_KERNEL=\"^5[.]\"\n").module("off", "1", "AUTOINSTALL=\"\"\n");
-    let told = |module: &str| {
+    let text_of = |module: &str| {
         // The name decides where the line breaks.
         let (fits, wraps) = if module.len() > 7 { ("", "not ") } else { (" not", "") };
         format!(
@@ -198,12 +198,12 @@ fn what_cannot_be_built_is_told_named_or_not() {
              next: run `sudo swupd bundle-add kernel-native-dkms` to install the headers\n"
         )
     };
-    let all = told("hello/1.0") + &told("other/2");
+    let all = text_of("hello/1.0") + &text_of("other/2");
     rebuild(&root, &["-n"]).code(1).prints(&format!("{all}0 to do, 2 cannot be done\n"));
     let run = rebuild(&root, &[]);
     run.code(1).prints(&format!("{all}0 built, 2 cannot be built in 0.0 s\n"));
     assert!(!run.stderr.contains("error: hello/1.0 on"), "it is reported once: {}", run.stderr);
-    let one = told("hello/1.0");
+    let one = text_of("hello/1.0");
     rebuild(&root, &["hello"]).code(1).prints(&format!("{one}0 built, 1 cannot be built in 0.0 s\n"));
     rebuild(&root, &["hello", "-n"]).code(1).prints(&format!("{one}0 to do, 1 cannot be done\n"));
     let json = rebuild(&root, &["--json"]).code(1).json();

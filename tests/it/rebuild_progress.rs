@@ -235,7 +235,7 @@ fn stopped_at_the_keyboard() {
 
 /// Before its turn, and with words of one's own.
 #[test]
-fn what_was_not_begun_is_told_too() {
+fn what_was_not_begun_is_reported_too() {
     let root = pending();
     root.behave(SLOW);
     let mut terminal =

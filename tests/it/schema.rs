@@ -275,11 +275,11 @@ fn nothing_in_the_schema_is_stale_or_without_a_word() {
         .map(|(w, _)| w.as_str())
         .collect();
     assert_eq!(stale, [""; 0], "properties that no document has");
-    let told = |property: &Value| {
+    let shown = |property: &Value| {
         let target = property["$ref"].as_str().and_then(|r| schema.pointer(r.trim_start_matches('#')));
         property["description"].is_string() || target.is_some_and(|t| t["description"].is_string())
     };
-    let mute: Vec<&str> = all.iter().filter(|(_, p)| !told(p)).map(|(w, _)| w.as_str()).collect();
+    let mute: Vec<&str> = all.iter().filter(|(_, p)| !shown(p)).map(|(w, _)| w.as_str()).collect();
     assert_eq!(mute, [""; 0], "properties without a description");
 }
 

@@ -157,7 +157,7 @@ fn what_an_admin_wants_refused_is_not_missed() {
 }
 
 #[test]
-fn what_changed_since_the_entries_were_made_is_told() {
+fn what_changed_since_the_entries_were_made_is_reported() {
     let root = pending();
     root.post_update().code(0);
     root.file("etc/kernel/cmdline.d/x.conf", "x=1\n");
@@ -183,7 +183,7 @@ fn what_is_odd_is_noted() {
 }
 
 #[test]
-fn no_kernel_and_no_directory_of_kernels_cannot_be_told() {
+fn no_kernel_and_no_directory_of_kernels_is_unknown() {
     let root = TestRoot::new();
     status(&root).code(0).shows(&["not-applicable: "]);
     root.remove("usr/lib/kernel");
@@ -193,7 +193,7 @@ fn no_kernel_and_no_directory_of_kernels_cannot_be_told() {
 }
 
 #[test]
-fn a_damaged_record_is_told_and_the_facts_count() {
+fn a_damaged_record_is_reported_and_the_facts_count() {
     for garbage in ["", "garbage", "{\"schema\":1}", "{\"schema\":2}"] {
         let root = pending();
         root.post_update().code(0);

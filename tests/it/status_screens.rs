@@ -113,8 +113,8 @@ fn everything_fails() {
     let all = seen(&root, Seen { all: true, ..USUAL });
     for module in ["hello/1.0", "v4l2loopback/0.15.1", "nvidia-open/575.64.05"] {
         for part in ["main.c:12", "/var/log/clr-dkms/"] {
-            let told = all.lines().any(|l| l.contains(part) && (part == "main.c:12" || l.contains(module)));
-            assert!(told, "{module}, {part}: {all}");
+            let shown = all.lines().any(|l| l.contains(part) && (part == "main.c:12" || l.contains(module)));
+            assert!(shown, "{module}, {part}: {all}");
         }
     }
 }

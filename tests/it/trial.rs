@@ -181,10 +181,10 @@ fn a_reboot_is_advised_where_that_is_wanted() {
 fn a_kernel_that_does_not_come_up_is_held_back() {
     let root = booted(armed(), A, "2");
     works(&root);
-    let told = format!("kernel {B} is held back: its boot on trial ended before it had shown that it works");
+    let shown = format!("kernel {B} is held back: its boot on trial ended before it had shown that it works");
     for _ in 0..2 {
         assert_next(&root, ID_A, None, ["held", A, "unfinished"]);
-        assert_eq!(status(&root)["problems"][0], told);
+        assert_eq!(status(&root)["problems"][0], shown);
         check(&root).code(0);
         root.run("clr-dkms", &ASSERT).code(0);
         root.post_update();

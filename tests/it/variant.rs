@@ -35,7 +35,7 @@ fn is_a_usage_error(run: &Run) {
 }
 
 #[test]
-fn each_variant_is_told_by_name_by_release_and_by_id() {
+fn each_variant_is_known_by_name_by_release_and_by_id() {
     let empty = TestRoot::new();
     for (name, _, _, _, _, code) in TABLE {
         let asked = [name.to_owned(), format!("6.6.9-7.{name}"), format!("org.clearlinux.{name}.6.6.9-7")];
@@ -47,7 +47,7 @@ fn each_variant_is_told_by_name_by_release_and_by_id() {
 }
 
 #[test]
-fn each_variant_is_told_when_it_runs() {
+fn each_variant_is_known_when_it_runs() {
     for (name, family, dkms, bundle, headers, code) in TABLE {
         let release = format!("6.6.9-7.{name}");
         let root = TestRoot::new();
@@ -78,7 +78,7 @@ fn each_variant_is_told_when_it_runs() {
 }
 
 #[test]
-fn kernels_of_nobody_cannot_be_told() {
+fn kernels_of_nobody_are_unknown() {
     for release in
         ["6.12.48+deb13-amd64", "6.9.3-custom", "6.11.4-301.fc41.x86_64", "6.1.0", "native-ish", ""]
     {
@@ -150,7 +150,7 @@ fn all_gives_the_worst_code() {
 }
 
 #[test]
-fn all_of_nothing_cannot_be_told() {
+fn all_of_nothing_is_unknown() {
     let root = TestRoot::new();
     variant(&root, &["--all"]).code(3).prints("").says(&["no kernel"]);
     root.remove("usr/lib/kernel");

@@ -157,7 +157,7 @@ fn values_in_single_quotes_are_evaluated_as_by_dkms() {
 
 /// The quote swallows AUTOINSTALL: for dkms such a module is silently never built.
 #[test]
-fn an_unterminated_quote_is_told() {
+fn an_unterminated_quote_is_reported() {
     let Some(scene) = Scene::with_kernel("quote") else { return };
     scene.module("quote", "1.0", &[]);
     edit(&scene, "quote-1.0", "dkms.conf", |text| {

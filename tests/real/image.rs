@@ -12,9 +12,9 @@ use crate::scene::{A, ALPHA, B, Scene, entry, outcome, shell};
 use crate::source::describe;
 
 /// A directory of the host that is removed in any case.
-struct HostFolder(PathBuf);
+struct HostDirectory(PathBuf);
 
-impl Drop for HostFolder {
+impl Drop for HostDirectory {
     fn drop(&mut self) {
         fs::remove_dir_all(&self.0).ok();
     }
@@ -57,7 +57,7 @@ fn the_source_is_the_images_own() {
     let scene = scene.into_image();
     scene.module("clrdkmstwin", "1.0", &[]);
     describe(&scene, "clrdkmstwin-1.0", "clrdkmstwin.c", "from the image");
-    let on_host = HostFolder("/usr/src/clrdkmstwin-1.0".into());
+    let on_host = HostDirectory("/usr/src/clrdkmstwin-1.0".into());
     fs::create_dir(&on_host.0).unwrap();
     for file in ["dkms.conf", "Makefile", "clrdkmstwin.c"] {
         let text = scene.read(&format!("usr/src/clrdkmstwin-1.0/{file}"));

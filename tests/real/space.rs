@@ -37,7 +37,7 @@ impl Drop for Mount {
 }
 
 #[track_caller]
-fn no_space_is_told(scene: &Scene) {
+fn no_space_is_reported(scene: &Scene) {
     scene.post_update().exits(1).says(&["alpha/1.0", A, "No space left"]);
     let record = scene.record();
     let failed = entry(&record, "alpha/1.0", A);
@@ -52,7 +52,7 @@ fn no_space_to_build() {
     let mount = Mount::small(scene.path("var/lib/dkms"), "32k");
     scene.bring_tools();
     scene.module("alpha", "1.0", &[]);
-    no_space_is_told(&scene);
+    no_space_is_reported(&scene);
     mount.grow("16m");
     scene.heals();
 }
@@ -64,7 +64,7 @@ fn no_space_to_install() {
     scene.module("alpha", "1.0", &[]);
     let updates = scene.path(&format!("usr/lib/modules/{A}/updates"));
     let mount = Mount::small(updates.clone(), "4k");
-    no_space_is_told(&scene);
+    no_space_is_reported(&scene);
     assert_eq!(std::fs::read_dir(updates.join("dkms")).map_or(0, Iterator::count), 0);
     mount.grow("16m");
     scene.heals();

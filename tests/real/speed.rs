@@ -34,7 +34,7 @@ fn eight_modules_on_two_kernels_with_nothing_to_do() {
     let status = best(50, || {
         let mut command = Command::new(target().join("release/clr-dkms"));
         command.env("CLR_DKMS_TOOL_PATH", &scene.tools).args(["status", "--all", "--live-root"]);
-        let (time, text) = told(command.arg(&scene.root));
+        let (time, text) = shown(command.arg(&scene.root));
         assert!(names.iter().all(|name| text.contains(&format!("{name}/1.0"))), "{text}");
         time
     });
@@ -51,7 +51,7 @@ fn best(times: u32, mut run: impl FnMut() -> Duration) -> Duration {
 }
 
 /// What a process takes and prints.
-fn told(command: &mut Command) -> (Duration, String) {
+fn shown(command: &mut Command) -> (Duration, String) {
     let start = Instant::now();
     let output = command.stderr(Stdio::inherit()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", output.status);
@@ -63,7 +63,7 @@ fn dkms_status(scene: &Scene, arguments: &[&str], installed: usize) -> Duration 
     best(3, || {
         let mut command = Command::new(crate::scene::support("scratch-root.sh"));
         command.arg("scratch_dkms").arg(&scene.root).arg("status").args(arguments);
-        let (time, text) = told(&mut command);
+        let (time, text) = shown(&mut command);
         assert_eq!(text.lines().filter(|line| line.ends_with(": installed")).count(), installed, "{text}");
         time
     })
@@ -150,11 +150,11 @@ fn the_line_of_a_kernel_among_three_with_twenty_fragments() {
     let ours = best(200, || {
         let mut command = Command::new(&program);
         command.args(["show", "--raw", "--kernel", "6.15.8-1591.native", "--root"]).arg(&scene.root);
-        let (time, words) = told(&mut command);
+        let (time, words) = shown(&mut command);
         assert!(words.starts_with("quiet rw n=8 ") && words.matches("other").count() == 20, "{words}");
         time
     });
-    let cat = best(200, || told(Command::new("cat").args(&fragments)).0);
+    let cat = best(200, || shown(Command::new("cat").args(&fragments)).0);
     println!("show --raw: {ours:?}; cat of the fragments: {cat:?}");
     assert!(ours < cat * 4);
 }

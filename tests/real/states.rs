@@ -224,11 +224,11 @@ const ROWS: &[Row] = &[
 
 /// What dkms says of a module: without a line, `none`. Each is asked for alone: 3.0.10 falls silent about all
 /// that come after a module whose dkms.conf is gone.
-fn told_by_dkms(scene: &Scene, name: &str) -> String {
+fn reported_by_dkms(scene: &Scene, name: &str) -> String {
     let module = format!("{name}/1.0");
     let asked = ["scratch_dkms".as_ref(), scene.root.as_os_str(), "status".as_ref(), module.as_ref()];
-    let told = outcome(Command::new(support("scratch-root.sh")).args(asked)).out;
-    let line = told.lines().find(|line| line.starts_with(name));
+    let shown = outcome(Command::new(support("scratch-root.sh")).args(asked)).out;
+    let line = shown.lines().find(|line| line.starts_with(name));
     line.and_then(|line| line.split_once(": ")).map_or("none", |(_, said)| said).to_owned()
 }
 
@@ -254,7 +254,7 @@ fn our_state_beside_that_of_dkms() {
     let mut wrong = Vec::new();
     println!("| module | dkms status | ours | why |\n| --- | --- | --- | --- |");
     for (name, _, expected, state, reason, _) in ROWS {
-        let said = told_by_dkms(&scene, name);
+        let said = reported_by_dkms(&scene, name);
         let ours = entry(&document, &format!("{name}/1.0"), A);
         let (is, why) = (ours["state"].as_str().unwrap(), ours["reason"].as_str().unwrap_or_default());
         println!("| {name} | {said} | {is} | {why} |");
@@ -290,8 +290,8 @@ fn our_state_beside_that_of_dkms() {
 fn a_kernel_that_dkms_is_silent_about() {
     let Some(scene) = Scene::installed("states-silent") else { return };
     scene.scratch("scratch_kernel", &["ltscurrent", "6.12.40", "1570", "--no-headers"]);
-    let told = scene.scratch("scratch_dkms", &["status"]);
-    assert!(told.contains(A) && !told.contains(LTS), "{told}");
+    let shown = scene.scratch("scratch_dkms", &["status"]);
+    assert!(shown.contains(A) && !shown.contains(LTS), "{shown}");
     assert_eq!(scene.state("alpha/1.0", LTS), "headers-missing");
     assert_eq!(scene.state("alpha/1.0", A), "ok");
     scene.scratch("scratch_headers", &[A]);

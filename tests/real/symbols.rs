@@ -16,7 +16,7 @@ use crate::scene::{A, ALPHA, ALPHA_BUILT, Scene, entry, shell, which};
 const LIST: &str = "usr/lib/modules/6.15.7-1591.native/build/Module.symvers";
 
 /// What `status` says of a module on kernel A: its state and why.
-fn told(scene: &Scene, module: &str) -> String {
+fn shown(scene: &Scene, module: &str) -> String {
     let document = serde_json::from_str(&scene.run("status").out).unwrap();
     let entry = entry(&document, module, A);
     format!("{}: {}", entry["state"].as_str().unwrap(), entry["reason"].as_str().unwrap_or_default())
@@ -39,7 +39,7 @@ fn a_file_that_was_built_against_other_versions() {
         fs::write(scene.path(&file), bytes).unwrap();
     }
     let why = "was built against other symbol versions: module_layout";
-    assert!(told(&scene, "alpha/1.0").ends_with(why), "{}", told(&scene, "alpha/1.0"));
+    assert!(shown(&scene, "alpha/1.0").ends_with(why), "{}", shown(&scene, "alpha/1.0"));
     scene.heals();
 }
 
@@ -50,7 +50,7 @@ fn headers_with_other_versions() {
     let list = scene.read(LIST);
     let line = list.lines().find(|l| l.contains("\tmodule_layout\t")).unwrap();
     scene.write(LIST, list.replace(line, &format!("0x12345678{}", &line[10..])));
-    assert!(told(&scene, "alpha/1.0").starts_with("symbols-mismatch: "), "{}", told(&scene, "alpha/1.0"));
+    assert!(shown(&scene, "alpha/1.0").starts_with("symbols-mismatch: "), "{}", shown(&scene, "alpha/1.0"));
     scene.heals();
     let bytes = fs::read(scene.path(ALPHA)).unwrap();
     assert_eq!(bytes[version_at(&bytes, "module_layout")..][..4], [0x78, 0x56, 0x34, 0x12]);
@@ -80,7 +80,7 @@ fn a_module_on_top_of_one_that_goes_away() {
 
     fs::remove_dir_all(scene.path("var/lib/dkms/base")).unwrap();
     fs::remove_file(scene.path(&format!("usr/lib/modules/{A}/updates/dkms/base.ko"))).unwrap();
-    assert_eq!(told(&scene, "top/1.0"), "dependency-failed: top needs base, which is not there");
+    assert_eq!(shown(&scene, "top/1.0"), "dependency-failed: top needs base, which is not there");
     scene.post_update().exits(1).says(&["top needs base, which is not there"]);
     shell(Command::new(which("depmod")).arg("-b").arg(&scene.root).args(["-a", A]));
     let why = "top.ko needs symbol base_answer, which nothing exports";
@@ -88,7 +88,7 @@ fn a_module_on_top_of_one_that_goes_away() {
     scene.post_update().exits(1).says(&[why]);
     let calls = scene.calls("dkms");
     assert_eq!(calls.lines().filter(|l| l.starts_with("build ")).count(), 1, "{calls}");
-    assert!(told(&scene, "top/1.0").starts_with("build-failed: "), "{}", told(&scene, "top/1.0"));
+    assert!(shown(&scene, "top/1.0").starts_with("build-failed: "), "{}", shown(&scene, "top/1.0"));
     // With the same source and headers it would be the same again.
     scene.post_update().exits(1);
     assert_eq!(scene.calls("dkms"), calls);

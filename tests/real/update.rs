@@ -46,7 +46,7 @@ fn an_update_brings_a_kernel_and_then_one_that_the_module_does_not_compile_for()
     scene.boot_manager();
     scene.post_update().exits(1).says(&["alpha/1.0", C, "build-failed"]);
     scene.proven("alpha", B);
-    told_everywhere(&scene);
+    reported_everywhere(&scene);
 
     // The same name and version again: only the source is written again.
     scene.module("alpha", "1.0", &[]);
@@ -82,7 +82,7 @@ fn nothing_is_touched_or_started(scene: &Scene) {
     assert_eq!(before.differences(&Listing::whole(&scene.root)), [""; 0]);
 }
 
-fn told_everywhere(scene: &Scene) {
+fn reported_everywhere(scene: &Scene) {
     let status = scene.status(1);
     assert_eq!(status["verdict"], "held");
     assert_eq!(status["next_boot"], A);

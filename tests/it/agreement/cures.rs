@@ -128,7 +128,7 @@ fn cure(kernels: [Kernel; 2], state: State) -> Vec<String> {
 /// Every state is brought to an end, by that command alone but for what is not ours to do.
 fn cures(kernels: &[Kernel; 2], command: &str) {
     let curable = STATES.into_iter().filter(|s| *s != State::Ok);
-    let told = |state: State| {
+    let shown = |state: State| {
         let expected = match state {
             State::SignatureRefused => vec!["clr-dkms-cmdline enable"],
             State::BrokenSource => vec!["clr-dkms lint hello", command],
@@ -140,7 +140,7 @@ fn cures(kernels: &[Kernel; 2], command: &str) {
             Err(why) => Some(why),
         }
     };
-    let failed: Vec<String> = curable.filter_map(told).collect();
+    let failed: Vec<String> = curable.filter_map(shown).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
@@ -157,7 +157,7 @@ fn what_is_said_brings_the_module_to_another_kernel() {
 
 /// Tried and failed is no longer "nothing has been tried yet", on a kernel that is not a tip either.
 #[test]
-fn what_did_not_help_is_told() {
+fn what_did_not_help_is_reported() {
     let kernels = vec![Kernel::new(A, "rn"), Kernel::new(B, "t")];
     let on = vec![State::NotBuilt, State::Ok];
     let module = Module { name: "hello".to_owned(), version: "1.0", class: Some(Importance::Wanted), on };
@@ -165,9 +165,9 @@ fn what_did_not_help_is_told() {
     staged.root.behave("[[ $verb != build ]] || { code=10; said='hello.c:1:5: error: no'; }");
     let run = staged.root.run("clr-dkms", &["rebuild", "hello", "-k", A]);
     run.code(1).shows(&["hello/1.0 on 6.15.7-1591.native: build-failed"]);
-    let told = hello(&staged);
-    assert_eq!(told["state"], "build-failed", "{told:#}");
-    assert_eq!(told["error"]["message"], "no", "{told:#}");
+    let shown = hello(&staged);
+    assert_eq!(shown["state"], "build-failed", "{shown:#}");
+    assert_eq!(shown["error"]["message"], "no", "{shown:#}");
     // The last word of the run is that of the screen.
     let document = staged.root.run("clr-dkms", &["status", "--json"]).json();
     run.says(&[document["summary"].as_str().unwrap(), document["next_step"].as_str().unwrap()]);

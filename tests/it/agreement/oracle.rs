@@ -3,7 +3,7 @@
 use clr_dkms::dkms::plan::State;
 use clr_dkms::requirement::Importance;
 
-use super::publish::Told;
+use super::publish::Shown;
 use super::scene::{Flavour, Module, Scene};
 
 impl Scene {
@@ -57,7 +57,7 @@ impl Scene {
     }
 
     /// Fails where a report is wrong.
-    pub(super) fn is_told_by(&self, told: &Told) {
+    pub(super) fn is_reported_by(&self, shown: &Shown) {
         let (next, running) = (self.next(), self.running());
         let critical = || self.modules.iter().filter(|m| Scene::is_critical(m));
         let lost = || critical().filter(|m| !self.is_ok(m, next));
@@ -69,7 +69,7 @@ impl Scene {
         // No kernel without what is critical is the default, if there is one with it. The one that runs is
         // not left for what cannot be determined of it.
         let has_critical = |at: usize| critical().all(|m| self.is_ok(m, at));
-        let default = self.kernels.iter().position(|k| Some(k.release) == told.default()).unwrap();
+        let default = self.kernels.iter().position(|k| Some(k.release) == shown.default()).unwrap();
         // Nor for another module's file of the same name, which may serve as well.
         let unclear = |m: &Module| {
             matches!(m.on[default], State::Unknown | State::BrokenSource) || self.has_twin(m, default)
@@ -80,10 +80,10 @@ impl Scene {
 
         // Unsafe is what boots next without something critical, or where no kernel has all that is needed.
         if known_lost {
-            assert_eq!((told.verdict(), told.may_reboot(), told.code), ("unsafe", Some(false), 2));
+            assert_eq!((shown.verdict(), shown.may_reboot(), shown.code), ("unsafe", Some(false), 2));
             return;
         }
-        if told.verdict() == "unsafe" {
+        if shown.verdict() == "unsafe" {
             assert!(
                 lost().next().is_some() || !self.has_a_whole_kernel(),
                 "nothing critical will be missing"
@@ -91,16 +91,16 @@ impl Scene {
             return;
         }
         // What cannot be determined is not reported.
-        assert_eq!(told.code == 3, unknown, "{}", told.verdict());
+        assert_eq!(shown.code == 3, unknown, "{}", shown.verdict());
         if unknown {
-            assert_eq!((told.verdict(), told.may_reboot()), ("unknown", None));
+            assert_eq!((shown.verdict(), shown.may_reboot()), ("unknown", None));
             return;
         }
-        assert_eq!(told.verdict() == "building", builds);
+        assert_eq!(shown.verdict() == "building", builds);
         if builds {
             return;
         }
-        assert_eq!(told.may_reboot(), Some(true), "{}", told.verdict());
+        assert_eq!(shown.may_reboot(), Some(true), "{}", shown.verdict());
 
         // What is missed keeps it from being all good.
         let is_missed = |(module, at, state): &(&Module, usize, State)| match state {
@@ -115,7 +115,7 @@ impl Scene {
             _ => self.matters(*at),
         };
         let missed: Vec<_> = self.modules_on_kernels().filter(is_missed).collect();
-        for module in told.modules() {
+        for module in shown.modules() {
             let (name, kernel) = (module["name"].as_str().unwrap(), module["kernel"].as_str().unwrap());
             let is_it =
                 |(m, at, _): &&(&Module, usize, State)| m.name == name && self.kernels[*at].release == kernel;
@@ -125,24 +125,24 @@ impl Scene {
             .modules
             .iter()
             .any(|m| m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.has(m, next));
-        assert!(!lacks_what_works || told.code != 0, "what works now will be gone");
+        assert!(!lacks_what_works || shown.code != 0, "what works now will be gone");
         let loses = missed.iter().any(|(m, at, _)| *at == next && self.is_ok(m, running));
-        let said = told.on_reboot.as_deref().map(|said| said != "a reboot is safe");
-        assert_eq!(said.unwrap_or(loses), loses, "{:?}", told.on_reboot);
+        let said = shown.on_reboot.as_deref().map(|said| said != "a reboot is safe");
+        assert_eq!(said.unwrap_or(loses), loses, "{:?}", shown.on_reboot);
         if !missed.is_empty() {
-            assert_eq!(told.code, 1, "{} with {} missed", told.verdict(), missed.len());
+            assert_eq!(shown.code, 1, "{} with {} missed", shown.verdict(), missed.len());
         } else if next == self.target() {
             let expected = if next == running { "healthy" } else { "reboot-pending" };
-            assert_eq!(told.verdict(), expected);
+            assert_eq!(shown.verdict(), expected);
         }
         // A kernel is held back where it lacks what the one that boots next has.
         let held = |m: &Module| {
             m.class != Some(Importance::Optional) && self.is_ok(m, running) && !self.has(m, self.target())
         };
         if next == running && next != self.target() {
-            assert_eq!(told.verdict() == "held", self.modules.iter().any(held), "{:#}", told.json);
+            assert_eq!(shown.verdict() == "held", self.modules.iter().any(held), "{:#}", shown.json);
         } else if next == self.target() {
-            assert_ne!(told.verdict(), "held");
+            assert_ne!(shown.verdict(), "held");
         }
     }
 }

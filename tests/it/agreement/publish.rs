@@ -14,7 +14,7 @@ use super::scene::Staged;
 const PENDING: &str = "reboot when it suits you";
 
 /// All of it.
-pub(super) struct Told {
+pub(super) struct Shown {
     pub(super) json: Value,
     pub(super) code: u8,
     screen: String,
@@ -49,16 +49,16 @@ fn timeless(value: &Value) -> String {
     crate::support::TestRoot::timeless(&serde_json::to_string_pretty(value).unwrap())
 }
 
-impl Told {
+impl Shown {
     /// Made in this process.
-    pub(super) fn inside(staged: &Staged, document: &StatusDocument) -> Told {
+    pub(super) fn inside(staged: &Staged, document: &StatusDocument) -> Shown {
         let code = document.verdict.exit_code();
         publish::write(&staged.context, document).unwrap();
         let read = |path: &str| staged.root.has(path).then(|| staged.root.text(path));
         let shipped = motd::shipped_text(document.verdict);
         let fragment = shipped.map(|text| motd::fragment(document, text)).unwrap_or_default();
         assert_eq!(read(motd::FRAGMENT).unwrap_or_default(), fragment);
-        Told {
+        Shown {
             json: serde_json::to_value(document).unwrap(),
             code,
             screen: words(&text::screen(document, &ScreenStyle::default())),
@@ -77,7 +77,7 @@ impl Told {
     }
 
     /// By the programs.
-    pub(super) fn by_programs(staged: &Staged, inside: &Told) -> Told {
+    pub(super) fn by_programs(staged: &Staged, inside: &Shown) -> Shown {
         let root = &staged.root;
         let run = |arguments: &[&str]| {
             let mut command = root.command("clr-dkms", arguments);
@@ -99,7 +99,7 @@ impl Told {
         let guard: Value = serde_json::from_str(&guard).unwrap();
         // What rests on nothing but unread facts is unknown in both.
         assert_eq!(guard_code == 2, guard["unsafe"] == true && code != 3, "{guard:#}");
-        let told = Told {
+        let reported = Shown {
             json: serde_json::from_str(&json).unwrap(),
             code,
             screen,
@@ -113,9 +113,12 @@ impl Told {
             on_reboot: inside.on_reboot.clone(),
         };
         // One document, anyone that makes it.
-        assert_eq!(timeless(&told.json), timeless(&inside.json));
-        assert_eq!((&told.motd, &told.metrics, told.code), (&inside.motd, &inside.metrics, inside.code));
-        told
+        assert_eq!(timeless(&reported.json), timeless(&inside.json));
+        assert_eq!(
+            (&reported.motd, &reported.metrics, reported.code),
+            (&inside.motd, &inside.metrics, inside.code)
+        );
+        reported
     }
 
     pub(super) fn verdict(&self) -> &str {
@@ -227,10 +230,10 @@ impl Told {
     fn agrees_on_the_motd(&self) {
         let (motd, verdict) = (&self.motd, self.verdict());
         assert!(motd.lines().count() <= 3 && motd.lines().all(|l| l.chars().count() <= 100), "{motd}");
-        let told: Vec<&str> = motd.lines().filter(|l| !l.contains("signature enforcement is ")).collect();
-        let told: Vec<&str> =
-            told.into_iter().filter(|l| !l.starts_with(" * Kernel modules: signature ")).collect();
-        assert_eq!(told.is_empty(), ["healthy", "not-applicable"].contains(&verdict), "{motd}");
+        let reported: Vec<&str> = motd.lines().filter(|l| !l.contains("signature enforcement is ")).collect();
+        let reported: Vec<&str> =
+            reported.into_iter().filter(|l| !l.starts_with(" * Kernel modules: signature ")).collect();
+        assert_eq!(reported.is_empty(), ["healthy", "not-applicable"].contains(&verdict), "{motd}");
         assert_eq!(motd.contains(PENDING), verdict == "reboot-pending", "{motd}");
         assert_eq!(motd.contains("do not reboot"), verdict == "unsafe", "{motd}");
         let first = motd.lines().next().unwrap_or_default();

@@ -99,8 +99,8 @@ fn what_is_refused_now_keeps_nothing() {
         module("hello", Importance::Critical, [Ok, SignatureRefused, Ok, NotBuilt]),
         module("nvidia", Importance::Wanted, [HeadersMissing, SignatureRefused, NotBuilt, Conflict]),
     ];
-    let told = check(Scene { kernels, modules }, |_| false);
-    assert_ne!(told.verdict(), "unsafe");
+    let shown = check(Scene { kernels, modules }, |_| false);
+    assert_ne!(shown.verdict(), "unsafe");
 }
 
 /// The default has another module's file of the name of a critical one; a kernel of another type has the
@@ -113,6 +113,6 @@ fn a_kernel_that_is_known_to_have_it_is_better_than_one_that_may() {
         module("hello", Importance::Wanted, [Ok, Ok, NotBuilt]),
         module("nvidia", Importance::Critical, [NotBuilt, Conflict, Ok]),
     ];
-    let told = check(Scene { kernels, modules }, |_| false);
-    assert_eq!(told.default(), Some(LTS));
+    let shown = check(Scene { kernels, modules }, |_| false);
+    assert_eq!(shown.default(), Some(LTS));
 }

@@ -52,11 +52,11 @@ impl Terminal {
         command.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut script = command.spawn().expect("script(1) of util-linux");
         let mut out = script.stdout.take().unwrap();
-        let (told, said) = mpsc::channel();
+        let (sender, said) = mpsc::channel();
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(length @ 1..) = out.read(&mut buffer) {
-                if told.send(buffer[..length].to_vec()).is_err() {
+                if sender.send(buffer[..length].to_vec()).is_err() {
                     break;
                 }
             }
