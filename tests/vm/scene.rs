@@ -54,16 +54,26 @@ pub(crate) enum Step {
     /// A reboot into a kernel on trial that does not work, until this kernel runs; then the trial must have
     /// this stage.
     TrialFails(Failing, &'static str, &'static str),
-    /// A power cut at a random moment of a script, between two times in milliseconds after its start; then
-    /// nothing is predicted, but the machine must boot and converge.
-    CutDuring(&'static str, String, u64, u64),
-    /// The same for a script that gives orders of an admin. Those that are in force after the cut are taken
-    /// back before the machine must converge.
-    CutDuringOrders(&'static str, String, u64, u64),
+    /// A power cut at a random moment of a script. Nothing is predicted then, but the machine must boot and
+    /// converge.
+    CutDuring(Cut),
     /// A script whose output is the outcome; a limit is exceeded if it fails.
     Measure(&'static str, &'static str),
     /// What must be true now.
     Is(Fact),
+}
+
+/// A power cut while a script runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Cut {
+    /// What the script does, for the table.
+    pub(crate) what: &'static str,
+    pub(crate) script: String,
+    /// The earliest and the latest moment, in milliseconds after the start of the script.
+    pub(crate) between_ms: (u64, u64),
+    /// The script gives orders of an admin. Those that are in force after the cut are taken back before the
+    /// machine must converge.
+    pub(crate) gives_orders: bool,
 }
 
 /// How a boot on trial fails.
@@ -197,10 +207,7 @@ impl Play<'_> {
             Step::Settle => self.settle(),
             Step::Reboot | Step::PowerCut | Step::RebootAsUser => self.boot_as_predicted(step),
             Step::TrialFails(how, runs, stage) => self.trial_fails(*how, runs, stage),
-            Step::CutDuring(what, script, least, most) | Step::CutDuringOrders(what, script, least, most) => {
-                let orders = matches!(step, Step::CutDuringOrders(..));
-                self.cut_during(what, script, (*least, *most), orders)
-            }
+            Step::CutDuring(cut) => self.cut_during(cut),
             Step::Measure(limit, script) => self.measure(limit, script),
             Step::Is(fact) => self.is(fact),
         }
@@ -326,8 +333,9 @@ impl Play<'_> {
         least + self.random % (most - least).max(1)
     }
 
-    fn cut_during(&mut self, what: &str, script: &str, between: (u64, u64), orders: bool) -> Outcome<()> {
-        let wait = self.number(between.0, between.1);
+    fn cut_during(&mut self, cut: &Cut) -> Outcome<()> {
+        let Cut { what, script, between_ms: (least, most), gives_orders } = cut;
+        let wait = self.number(*least, *most);
         self.machine.send(script)?;
         std::thread::sleep(std::time::Duration::from_millis(wait));
         self.machine.cut_power();
@@ -336,7 +344,7 @@ impl Play<'_> {
         self.settle()?;
         let mut differences = Vec::new();
         let mut situation = format!("power cut {wait} ms into: {what}");
-        if orders {
+        if *gives_orders {
             situation = self.take_back_orders(&situation)?;
         }
         let facts = Facts::of(self.machine, &self.modules)?;
@@ -351,13 +359,11 @@ impl Play<'_> {
         if !whole(&facts.entries()) {
             differences.push(format!("an entry is empty: {:?}", facts.entries()));
         }
-        let status = self
-            .machine
-            .run("clr-dkms-post-update >/run/vm-run 2>&1; clr-dkms check; echo $?; clr-dkms status --json")?;
-        let verdict = status.text.lines().find_map(|line| line.trim().strip_prefix("\"verdict\": \""));
-        let verdict = verdict.map(|v| v.trim_end_matches("\",")).unwrap_or("none").to_owned();
-        if !matches!(verdict.as_str(), "healthy" | "reboot-pending") {
-            differences.push(format!("it has not converged: {}", status.text));
+        let run = self.machine.run("clr-dkms-post-update")?;
+        let status = self.status()?;
+        let verdict = status["verdict"].as_str().unwrap_or("none");
+        if !matches!(verdict, "healthy" | "reboot-pending") {
+            differences.push(format!("it has not converged: {status:#}\n{}", run.text));
         }
         self.rows.push(Row {
             scene: self.scene,

@@ -1,8 +1,7 @@
 //! Power cuts at random moments.
 
 use super::scene;
-use crate::scene::Step::{CutDuring, CutDuringOrders};
-use crate::scene::{A, B, Scene, Step, When};
+use crate::scene::{A, B, Cut, Scene, Step, When};
 
 /// Power cuts at random moments.
 pub(super) fn cuts() -> Vec<Scene> {
@@ -14,13 +13,14 @@ for i in $(seq 99); do echo vm.word=$i >/etc/kernel/cmdline.d/vm.conf; clr-dkms-
     );
     let update = format!("cp -a /srv/update/{B}/. / && sync && clr-dkms-post-update");
     let by_word = |word: &str| -> Step {
-        match word {
-            "build" => CutDuring("modules are built again", build.into(), 500, 6000),
-            "install" => CutDuring("modules are built and installed again", build.into(), 6000, 20_000),
-            "boot files" => CutDuring("clr-boot-manager writes new entries", boot_files.into(), 500, 15_000),
-            "own" => CutDuringOrders("hold, unhold, disable and default", own.clone(), 500, 15_000),
-            _ => CutDuring("a run for a new kernel", update.clone(), 4000, 25_000),
-        }
+        let (what, script, between_ms) = match word {
+            "build" => ("modules are built again", build, (500, 6000)),
+            "install" => ("modules are built and installed again", build, (6000, 20_000)),
+            "boot files" => ("clr-boot-manager writes new entries", boot_files, (500, 15_000)),
+            "own" => ("hold, unhold, disable and default", own.as_str(), (500, 15_000)),
+            _ => ("a run for a new kernel", update.as_str(), (4000, 25_000)),
+        };
+        Step::CutDuring(Cut { what, script: script.to_owned(), between_ms, gives_orders: word == "own" })
     };
     let mut scenes = vec![
         scene(
