@@ -5,6 +5,8 @@ use object::read::ReadRef;
 use object::{Object, ObjectSection};
 use serde::{Deserialize, Serialize};
 
+use crate::sys::fingerprint::hex;
+
 /// The largest `.modinfo` section. The alias lists of the largest drivers have a tenth of this size.
 const LARGEST_INFO: usize = 1 << 20;
 
@@ -82,8 +84,7 @@ pub fn info<'a>(plain: impl ReadRef<'a>) -> anyhow::Result<ModuleInfo> {
     }
     let mut info = fields(data.split(|b| *b == 0));
     // A damaged note does not make the module unusable.
-    info.build.build_id =
-        file.build_id().ok().flatten().map(|id| id.iter().map(|byte| format!("{byte:02x}")).collect());
+    info.build.build_id = file.build_id().ok().flatten().map(hex);
     Ok(info)
 }
 

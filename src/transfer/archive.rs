@@ -6,7 +6,6 @@ use std::path::Path;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use sha2::{Digest, Sha256};
 use tar::{Builder, EntryType, Header};
 
 use super::manifest::{
@@ -19,6 +18,7 @@ use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file;
 use crate::kernel::module_image::ModuleImage;
 use crate::limits::{ADOPTED_ENTRIES, ADOPTED_SOURCE, LOG, MODULE};
+use crate::sys::fingerprint::{Summed, sum};
 use crate::sys::{FileError, FileKind, Root, stays_inside};
 
 /// The data of git, which are not part of a source.
@@ -122,9 +122,7 @@ fn source_file(root: &Root, inside: &str, path: String) -> Result<SourceEntry, E
 
 fn sum_of(root: &Root, inside: &str, path: String) -> Result<FileSum, ExportError> {
     let (file, _) = root.open_within(inside, ADOPTED_SOURCE)?;
-    let mut reader = Summed::new(file);
-    io::copy(&mut reader, &mut io::sink()).map_err(|e| root.read_failed(inside, e))?;
-    let (size, sha256) = reader.finish();
+    let (size, sha256) = sum(file).map_err(|e| root.read_failed(inside, e))?;
     Ok(FileSum { path, size, sha256 })
 }
 
@@ -290,31 +288,5 @@ fn append(
     match reader.finish() == (sum.size, sum.sha256.clone()) {
         true => Ok(()),
         false => Err(ExportError::Changed(from.to_owned())),
-    }
-}
-
-/// A reader that adds up what is read.
-struct Summed<R> {
-    inner: R,
-    sha256: Sha256,
-    size: u64,
-}
-
-impl<R: Read> Summed<R> {
-    fn new(inner: R) -> Summed<R> {
-        Summed { inner, sha256: Sha256::new(), size: 0 }
-    }
-
-    fn finish(self) -> (u64, String) {
-        (self.size, self.sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-    }
-}
-
-impl<R: Read> Read for Summed<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.inner.read(buffer)?;
-        self.sha256.update(&buffer[..length]);
-        self.size += length as u64;
-        Ok(length)
     }
 }

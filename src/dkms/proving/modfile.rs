@@ -1,6 +1,6 @@
 //! A module file: the kernel that it was made for, and its signature.
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -9,6 +9,7 @@ use crate::dkms::signature::{self, Signature};
 use crate::kernel::module_file::{self, BuildIdentity, ModuleInfo};
 use crate::kernel::module_image::{ImageError, ModuleImage, WHOLE};
 use crate::limits::MODULE;
+use crate::sys::fingerprint::{hex, sum};
 use crate::sys::{FileError, Root};
 
 pub use crate::kernel::module_file::ENDINGS;
@@ -36,21 +37,7 @@ pub struct FileFacts {
 /// If it cannot be read or is too large for a module.
 pub fn sha256(root: &Root, path: &str) -> Result<String, FileError> {
     let (file, _) = root.open_within(path, MODULE)?;
-    digest(file).map_err(|e| root.read_failed(path, e))
-}
-
-fn digest(mut file: impl Read) -> io::Result<String> {
-    let mut sha256 = Sha256::new();
-    let mut block = vec![0; 64 << 10];
-    loop {
-        match file.read(&mut block) {
-            Ok(0) => break,
-            Ok(length) => sha256.update(&block[..length]),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(sha256.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sum(file).map_err(|e| root.read_failed(path, e))?.1)
 }
 
 /// Reads a module file.
@@ -70,7 +57,7 @@ pub fn of_file(root: &Root, path: &str) -> Result<FileFacts, ImageError> {
 pub(in crate::dkms) fn of_file_named(root: &Root, path: &str, name: &str) -> Result<FileFacts, ImageError> {
     let (file, size) = root.open_within(path, MODULE)?;
     if size > WHOLE {
-        let sha256 = digest(file).map_err(|e| root.read_failed(path, e))?;
+        let (_, sha256) = sum(file).map_err(|e| root.read_failed(path, e))?;
         return system(sha256, ModuleImage::of_file(root, path, name));
     }
     // The size only saves copies while the bytes are read.
@@ -86,7 +73,7 @@ pub fn read(name: &str, bytes: &[u8]) -> FileFacts {
 
 /// SHA-256 of these bytes, in hexadecimal.
 pub fn digest_of(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(bytes))
 }
 
 fn known(name: &str, bytes: &[u8]) -> Result<FileFacts, ImageError> {

@@ -12,6 +12,9 @@ use x509_cert::der::oid::ObjectIdentifier;
 use x509_cert::der::oid::db::DB;
 use x509_cert::der::{Decode, ErrorKind, SliceReader};
 
+use crate::dkms::Signature;
+use crate::sys::fingerprint::hex;
+
 /// The longest message that the kernel reads.
 const SIZE_LIMIT: usize = 65_535;
 /// A sequence, with and without the bit for a constructed value.
@@ -62,22 +65,12 @@ pub(in crate::dkms) enum Pkcs7Error {
     Unknown(String),
 }
 
-/// What the message states about its first signer.
-#[derive(Debug)]
-pub(in crate::dkms) struct Signer {
-    pub(in crate::dkms) digest: String,
-    pub(in crate::dkms) algorithm: String,
-    /// The name of the issuer of the certificate, or the id of the key if there is no serial number.
-    pub(in crate::dkms) issuer: String,
-    pub(in crate::dkms) serial: Option<String>,
-}
-
 /// Reads a message.
 ///
 /// # Errors
 ///
 /// If it cannot be read, or every kernel refuses it.
-pub(in crate::dkms) fn read(message: &[u8]) -> Result<Signer, Pkcs7Error> {
+pub(in crate::dkms) fn read(message: &[u8]) -> Result<Signature, Pkcs7Error> {
     if message.len() > SIZE_LIMIT {
         return Err(Pkcs7Error::Broken("it is longer than 65,535 bytes"));
     }
@@ -99,7 +92,7 @@ pub(in crate::dkms) fn read(message: &[u8]) -> Result<Signer, Pkcs7Error> {
     }
     let data: SignedData = outer.content.decode_as().map_err(unknown)?;
     let mut infos = data.signer_infos.0.iter();
-    let first = infos.next().map(Signer::of);
+    let first = infos.next().map(signed);
     let may_stop = data.certificates.is_some()
         || data.crls.is_some()
         || data.signer_infos.0.iter().any(|info| !is_known_everywhere(info));
@@ -136,20 +129,19 @@ fn flaw(data: &SignedData) -> Option<&'static str> {
         .then_some("it has signed attributes, which a module's may not have")
 }
 
-impl Signer {
-    fn of(info: &SignerInfo) -> Signer {
-        let (issuer, serial) = match &info.sid {
-            SignerIdentifier::IssuerAndSerialNumber(id) => {
-                (id.issuer.to_string(), Some(hex(id.serial_number.as_bytes())))
-            }
-            SignerIdentifier::SubjectKeyIdentifier(key) => (hex(key.0.as_bytes()), None),
-        };
-        Signer {
-            digest: name(&DIGESTS, info.digest_alg.oid),
-            algorithm: name(&ALGORITHMS, info.signature_algorithm.oid),
-            issuer,
-            serial,
+/// What the message states about a signer: the issuer of its certificate, or the id of the key.
+fn signed(info: &SignerInfo) -> Signature {
+    let (issuer, serial) = match &info.sid {
+        SignerIdentifier::IssuerAndSerialNumber(id) => {
+            (id.issuer.to_string(), Some(hex(id.serial_number.as_bytes())))
         }
+        SignerIdentifier::SubjectKeyIdentifier(key) => (hex(key.0.as_bytes()), None),
+    };
+    Signature::Signed {
+        digest: name(&DIGESTS, info.digest_alg.oid),
+        algorithm: name(&ALGORITHMS, info.signature_algorithm.oid),
+        issuer: if issuer.is_empty() { "unknown".to_owned() } else { issuer },
+        serial,
     }
 }
 
@@ -167,8 +159,4 @@ fn is_known_everywhere(info: &SignerInfo) -> bool {
 fn name(known: &[Known], id: ObjectIdentifier) -> String {
     let usual = || DB.by_oid(&id).map(str::to_owned);
     find(known, id).map(|(_, name, _)| (*name).to_owned()).or_else(usual).unwrap_or_else(|| id.to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dkms::pkcs7::{self, Pkcs7Error, Signer};
+use crate::dkms::pkcs7::{self, Pkcs7Error};
 use crate::kernel::module_image::ModuleImage;
 
 /// The last bytes of a signed module.
@@ -136,10 +136,7 @@ fn described(signed: &[u8]) -> Signature {
         Err(Pkcs7Error::Unknown(why)) => {
             Signature::Unknown { reason: format!("its PKCS#7 message cannot be read: {why}") }
         }
-        Ok(Signer { digest, algorithm, issuer, serial }) => {
-            let issuer = if issuer.is_empty() { "unknown".to_owned() } else { issuer };
-            Signature::Signed { digest, algorithm, issuer, serial }
-        }
+        Ok(signed) => signed,
     }
 }
 
