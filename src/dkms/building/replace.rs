@@ -23,6 +23,7 @@ use crate::dkms::proof::{INSTALLED, is_dkms_own};
 use crate::dkms::tree::TREE;
 use crate::dkms::{ModuleName, architecture};
 use crate::kernel::inventory::module_directory;
+use crate::kernel::module_file::stem;
 use crate::limits::MODULE;
 use crate::sys::{FileError, FileKind, Root};
 
@@ -93,11 +94,6 @@ fn staged(path: &str) -> String {
 pub fn name_before(name: &str) -> Option<&str> {
     let name = name.strip_prefix(".tmp_")?;
     name.strip_suffix("_aside").or_else(|| name.strip_suffix("_new"))
-}
-
-/// The name of a module file without its ending.
-fn stem(file: &str) -> Option<&str> {
-    ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
 fn contents(root: &Root, path: &str) -> Option<String> {

@@ -5,12 +5,12 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::dkms::gc::{GcLeftover, GcRefusal, KeptKernel, Observed, Thing, claimed_release};
-use crate::dkms::modfile::ENDINGS;
 use crate::dkms::proof::{INSTALLED, is_dkms_own};
 use crate::dkms::replace::name_before;
 use crate::dkms::tree::TREE;
 use crate::dkms::{ModuleName, architecture, is_usable_name};
 use crate::kernel::inventory::{MODULES, module_directory};
+use crate::kernel::module_file::stem;
 use crate::sys::users::user_of;
 use crate::sys::{FileError, FileKind, Listed, Presence, Root};
 
@@ -371,11 +371,6 @@ fn not_plain(root: &Root, pieces: &[LeftoverPiece]) -> Option<String> {
             format!("is not as dkms leaves it: {path} is {what}")
         })
     })
-}
-
-/// The name of a module file without its ending.
-fn stem(file: &str) -> Option<&str> {
-    ENDINGS.iter().find_map(|ending| file.strip_suffix(ending)).filter(|stem| !stem.is_empty())
 }
 
 /// Whether a file in the module directory of a kernel was written by dkms or depmod.

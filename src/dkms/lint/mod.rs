@@ -61,6 +61,13 @@ pub struct Finding {
     pub dkms: Option<Vec<String>>,
 }
 
+impl Finding {
+    /// An error of a source without a `dkms.conf` that could be read.
+    fn of_source(file: String, id: &'static str, what: &str, clear: String) -> Finding {
+        Finding { file, line: None, severity: Severity::Error, id, what: what.to_owned(), clear, dkms: None }
+    }
+}
+
 /// A file that is evaluated for a module.
 #[derive(Debug)]
 pub struct ConfText {
@@ -148,22 +155,20 @@ impl LintSubject<'_> {
 /// A directory without a `dkms.conf`.
 pub fn without_conf(directory: &str, source: &SourceFiles, binaries_only: bool) -> Finding {
     if binaries_only || (!source.compiled.is_empty() && !source.sources && source.is_whole()) {
-        return source_rules::precompiled(directory);
+        let clear = "get the source of the module".to_owned();
+        return Finding::of_source(
+            directory.to_owned(),
+            "precompiled-only",
+            source_rules::PRECOMPILED,
+            clear,
+        );
     }
     let clear = match source.other_confs().as_slice() {
         [] => "write one; `man dkms`, section DKMS.CONF, lists what belongs in it".to_owned(),
         [one] => format!("use {}, or what the project makes of it", one.display()),
         [one, ..] => format!("use one of those that are there, {} first", one.display()),
     };
-    Finding {
-        file: directory.to_owned(),
-        line: None,
-        severity: Severity::Error,
-        id: "no-conf",
-        what: "there is no dkms.conf".to_owned(),
-        clear,
-        dkms: None,
-    }
+    Finding::of_source(directory.to_owned(), "no-conf", "there is no dkms.conf", clear)
 }
 
 /// A registered module whose source does not exist.
@@ -173,15 +178,8 @@ pub fn without_source(module: &ModuleName, reason: &str) -> Finding {
         Some(_) => "put the source back, or take the module out",
         None => "put the source back",
     };
-    Finding {
-        file: format!("{}/{module}", tree::TREE),
-        line: None,
-        severity: Severity::Error,
-        id: "no-source",
-        what: reason.to_owned(),
-        clear: clear.to_owned(),
-        dkms: remove,
-    }
+    let place = format!("{}/{module}", tree::TREE);
+    Finding { dkms: remove, ..Finding::of_source(place, "no-source", reason, clear.to_owned()) }
 }
 
 /// The arguments of dkms for a module. None if dkms cannot take its name.

@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use super::makefile::Makefile;
 use super::source::SourceEntry;
 use super::view::{ConfView, Hit, LintPlace};
-use super::{Expected, Finding, LintSubject, Severity, command_of};
+use super::{Expected, LintSubject, Severity, command_of};
 use crate::dkms::uname::asks_release;
 use crate::dkms::{ModuleName, compare_versions, is_usable_name};
 use crate::kernel::config_file::value;
@@ -16,20 +16,8 @@ use crate::sys::{FileKind, shell};
 /// The first kernel that ignores `SUBDIRS=`.
 const WITHOUT_SUBDIRS: &str = "5.3";
 
-/// A directory that contains only compiled modules.
-pub(super) fn precompiled(directory: &str) -> Finding {
-    Finding {
-        file: directory.to_owned(),
-        line: None,
-        severity: Severity::Error,
-        id: "precompiled-only",
-        what: PRECOMPILED.to_owned(),
-        clear: "get the source of the module".to_owned(),
-        dkms: None,
-    }
-}
-
-const PRECOMPILED: &str =
+/// Said of a directory that contains only compiled modules.
+pub(super) const PRECOMPILED: &str =
     "it holds compiled modules and no source: they fit one kernel only, and not this system's";
 
 /// The path that a file names, relative to the source; none if it leads outside.

@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::dkms::conf::ConfError;
 use crate::dkms::conflict::Rival;
 use crate::dkms::proof::in_words;
-use crate::dkms::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage};
+use crate::dkms::tree::TREE;
+use crate::dkms::{DkmsConf, Flaw, ModuleName, Proof, Source, Stage, architecture};
 use crate::kernel::Headers;
 use unwanted::without_headers;
 
@@ -210,13 +211,7 @@ pub fn asked_for(pair: &ModuleOnKernel) -> ModuleOnKernel {
 
 /// The directory of a module's build for a kernel, inside the root.
 pub fn build_directory(module: &ModuleName, release: &str) -> String {
-    format!(
-        "{}/{}/{}/{release}/{}",
-        crate::dkms::tree::TREE,
-        module.name,
-        module.version,
-        crate::dkms::architecture()
-    )
+    format!("{TREE}/{module}/{release}/{}", architecture())
 }
 
 /// The directory of a module's built files for a kernel, inside the root.
