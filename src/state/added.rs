@@ -290,20 +290,10 @@ impl AddedFile {
     ///
     /// If it exists and cannot be read.
     pub fn state(&self, root: &Root) -> Result<AddedState, FileError> {
-        match root.lookup_link(&self.path) {
-            Presence::Absent => Ok(AddedState::Absent),
-            Presence::Unreadable(e) => Err(e),
-            Presence::There(stat) if stat.kind != FileKind::File => Ok(AddedState::Edited),
-            Presence::There(_) => {
-                let now = sha256_of(root, &self.path)?;
-                let is_ours = |now: &String| *now == self.sha256 || Some(now) == self.replaced.as_ref();
-                Ok(match now {
-                    None => AddedState::Absent,
-                    Some(now) if is_ours(&now) => AddedState::Unedited,
-                    Some(_) => AddedState::Edited,
-                })
-            }
-        }
+        state_of(root, &self.path, FileKind::File, || {
+            let now = sha256_of(root, &self.path)?;
+            Ok(now.map(|now| now == self.sha256 || Some(&now) == self.replaced.as_ref()))
+        })
     }
 }
 
@@ -314,16 +304,28 @@ impl AddedSource {
     ///
     /// If it exists and cannot be read.
     pub fn state(&self, root: &Root) -> Result<AddedState, FileError> {
-        match root.lookup_link(&self.path) {
-            Presence::Absent => Ok(AddedState::Absent),
-            Presence::Unreadable(e) => Err(e),
-            Presence::There(stat) if stat.kind != FileKind::Directory => Ok(AddedState::Edited),
-            Presence::There(_) => Ok(match tree_fingerprint(root, &self.path)? == self.fingerprint {
-                true => AddedState::Unedited,
-                false => AddedState::Edited,
-            }),
-        }
+        state_of(root, &self.path, FileKind::Directory, || {
+            Ok(Some(tree_fingerprint(root, &self.path)? == self.fingerprint))
+        })
     }
+}
+
+/// What is at a path. `is_ours` compares a file of that kind with what was written; none if it is gone.
+fn state_of(
+    root: &Root,
+    path: &str,
+    kind: FileKind,
+    is_ours: impl FnOnce() -> Result<Option<bool>, FileError>,
+) -> Result<AddedState, FileError> {
+    let is_ours = match root.lookup_link(path).known()? {
+        None => None,
+        Some(stat) if stat.kind != kind => Some(false),
+        Some(_) => is_ours()?,
+    };
+    Ok(is_ours.map_or(AddedState::Absent, |is_ours| match is_ours {
+        true => AddedState::Unedited,
+        false => AddedState::Edited,
+    }))
 }
 
 /// The SHA-256 of a file. None if it does not exist.
