@@ -164,7 +164,7 @@ pub fn collect(context: &Context) -> GcDocument {
         }
         // An update may reinstall the kernel during the clean-up.
         if let Some(why) = come_back(context, &seen, removal) {
-            failed.push(GcRefusal { what: removal.path.clone(), why });
+            failed.push(refusal(removal, why));
             continue;
         }
         tracing::info!("removing {}: {}", removal.path, removal.why);
@@ -177,17 +177,17 @@ pub fn collect(context: &Context) -> GcDocument {
                 }
                 after.push(removal);
             }
-            _ => note(&mut failed, removal, remove(&context.root, removal)),
+            _ => failed.extend(remove(&context.root, removal).err().map(|e| refusal(removal, e))),
         }
         let last = plan.removals.get(at + 1).is_none_or(|next| next.kernel != removal.kernel);
         if last {
             for removal in after.drain(..) {
                 // Checked again, because dkms takes time.
-                if let Some(why) = come_back(context, &seen, removal) {
-                    failed.push(GcRefusal { what: removal.path.clone(), why });
-                    continue;
-                }
-                note(&mut failed, removal, remove(&context.root, removal));
+                let why = match come_back(context, &seen, removal) {
+                    None => remove(&context.root, removal).err().map(|e| e.to_string()),
+                    why => why,
+                };
+                failed.extend(why.map(|why| refusal(removal, why)));
             }
         }
     }
@@ -200,13 +200,11 @@ pub fn collect(context: &Context) -> GcDocument {
         let known = failed.iter().any(|f| f.what == removal.path);
         if !known && !matches!(context.root.lookup_link(&removal.path), Presence::Absent) {
             let why = if interrupt::asked() { "the run was asked to stop" } else { "it is still there" };
-            failed.push(GcRefusal { what: removal.path.clone(), why: why.to_owned() });
+            failed.push(refusal(removal, why));
         }
     }
     for (removal, module) in plan.removals.iter().filter_map(|r| Some((r, module_of(r)?))) {
-        if let Some(why) = unregistered(&context.root, &tree, module) {
-            failed.push(GcRefusal { what: removal.path.clone(), why });
-        }
+        failed.extend(unregistered(&context.root, &tree, module).map(|why| refusal(removal, why)));
     }
     let gone: Vec<GcRemoval> =
         plan.removals.iter().filter(|r| failed.iter().all(|f| f.what != r.path)).cloned().collect();
@@ -229,10 +227,8 @@ fn unregistered(root: &Root, before: &Tree, module: &ModuleName) -> Option<Strin
     })
 }
 
-fn note(failed: &mut Vec<GcRefusal>, removal: &GcRemoval, done: Result<(), FileError>) {
-    if let Err(why) = done {
-        failed.push(GcRefusal { what: removal.path.clone(), why: why.to_string() });
-    }
+fn refusal(removal: &GcRemoval, why: impl ToString) -> GcRefusal {
+    GcRefusal { what: removal.path.clone(), why: why.to_string() }
 }
 
 /// Removes one thing, and the directories above it that become empty.
