@@ -15,7 +15,7 @@ use crate::dkms::plan::State;
 use crate::requirement::Importance;
 
 /// A row of the catalogue.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explained {
     /// `CD-0…` for verdicts, `CD-1…` for states of a module on a kernel, `CD-2…` for importance classes,
     /// `CD-3…` for other problems.
@@ -27,6 +27,7 @@ pub struct Explained {
     /// The usual causes.
     pub cause: &'static str,
     /// The next command or step. None if there is nothing to do.
+    #[serde(default)]
     pub next: Option<String>,
 }
 
@@ -36,23 +37,14 @@ const OF_STATE: &str = "CD-1";
 const OF_CLASS: &str = "CD-2";
 const OF_OTHER_PROBLEM: &str = "CD-3";
 
-/// The texts of a row.
-#[derive(Debug, Deserialize)]
-struct CatalogText {
-    id: &'static str,
-    name: &'static str,
-    meaning: &'static str,
-    cause: &'static str,
-}
-
 /// The texts, by id. The file is a part of the program, and a test reads it: it is never invalid.
-static TEXTS: LazyLock<Vec<CatalogText>> =
+static TEXTS: LazyLock<Vec<Explained>> =
     LazyLock::new(|| serde_json::from_str(include_str!("catalog.json")).unwrap_or_default());
 
 /// The texts of a word, of one of the kinds of ids.
-fn text(kind: &str, name: &str) -> &'static CatalogText {
+fn text(kind: &str, name: &str) -> &'static Explained {
     // The test below finds a word without texts.
-    const NONE: CatalogText = CatalogText { id: "", name: "", meaning: "", cause: "" };
+    static NONE: Explained = Explained { id: "", name: "", meaning: "", cause: "", next: None };
     TEXTS.iter().find(|text| text.id.starts_with(kind) && text.name == name).unwrap_or(&NONE)
 }
 
@@ -66,8 +58,8 @@ pub fn state_id(state: State) -> &'static str {
     text(OF_STATE, &state.to_string()).id
 }
 
-fn row(&CatalogText { id, name, meaning, cause }: &'static CatalogText, next: Option<Remedy>) -> Explained {
-    Explained { id, name, meaning, cause, next: next.map(|remedy| remedy.text(&CommandTarget::here())) }
+fn row(text: &Explained, next: Option<Remedy>) -> Explained {
+    Explained { next: next.map(|remedy| remedy.text(&CommandTarget::here())), ..text.clone() }
 }
 
 /// The row of a verdict.
