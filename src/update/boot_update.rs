@@ -173,19 +173,15 @@ pub fn bring_up_to_date(
     why: &str,
     accept_losses: bool,
 ) -> UpdateResult {
-    let refused = |last: BootRecord, why: String| {
-        let record = wait(context, system, assessment, last, &why);
-        UpdateResult { record, touched: false }
-    };
     let failed = |last: BootRecord, why: String, hint: &str| {
         let error = format!("clr-boot-manager was not run: {why}; {hint}");
         tracing::error!("boot entries: {error}");
-        let mut result = refused(last, why);
+        let mut result = wait(context, system, assessment, last, &why);
         (result.record.error, result.record.differs) = (Some(error), false);
         result
     };
     if let Some(unknown) = &assessment.unknown {
-        return refused(last, unknown.clone());
+        return wait(context, system, assessment, last, unknown);
     }
     let way = way(context, system, assessment, accept_losses);
     let not_run = reason_not_run(&way).unwrap_or_default();
@@ -209,7 +205,7 @@ pub fn bring_up_to_date(
             let command = boot::update_command(&context.root);
             failed(last, not_run, &format!("`{command}` runs it anyway"))
         }
-        UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => refused(last, not_run),
+        UpdateWay::Blocked(_) | UpdateWay::Foreign(_) => wait(context, system, assessment, last, &not_run),
     }
 }
 
@@ -271,10 +267,7 @@ fn restricted(
             };
             UpdateResult { record, touched: true }
         }
-        Err(RestrictedError::NotRun(why)) => {
-            let record = wait(context, system, assessment, last, &why);
-            UpdateResult { record, touched: false }
-        }
+        Err(RestrictedError::NotRun(why)) => wait(context, system, assessment, last, &why),
         Err(RestrictedError::Failed(error)) => {
             tracing::error!("boot entries: {error}");
             UpdateResult { record: BootRecord { error: Some(error), differs: false, ..last }, touched: true }
@@ -324,7 +317,7 @@ fn wait(
     assessment: &BootAssessment,
     last: BootRecord,
     why: &str,
-) -> BootRecord {
+) -> UpdateResult {
     let now = context.clock.now();
     let outdated = outdated(system, assessment, &last, &inputs::parts(&context.root));
     let since = |what: &BootPart| {
@@ -344,5 +337,5 @@ fn wait(
     for part in waiting.iter().filter(|part| !last.waiting.iter().any(|known| known.what == part.what)) {
         tracing::warn!("not brought up to date: {}: {why}; `{}` does it anyway", part.what, part.command);
     }
-    BootRecord { waiting, ..last }
+    UpdateResult { record: BootRecord { waiting, ..last }, touched: false }
 }
