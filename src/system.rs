@@ -28,7 +28,7 @@ use crate::context::Context;
 use crate::dkms::conf::{self, ConfError};
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Tree};
-use crate::enforcement::{EnforcementVerdict, KernelFacts, Machine};
+use crate::enforcement::{EnforcementVerdict, KernelFacts, Machine, now};
 use crate::kernel::headers::{Headers, headers};
 use crate::kernel::inventory::{NamedKernel, There};
 use crate::kernel::module_file::kernel_name;
@@ -281,6 +281,13 @@ impl System {
     /// The same with the configured command line, which clr-boot-manager writes into the boot entry.
     pub fn verdict_as_configured(&self, release: &str) -> Option<&EnforcementVerdict> {
         self.verdicts.get(release).map(|verdicts| &verdicts.configured)
+    }
+
+    /// How the running kernel treats modules now. None if no kernel runs, or if that is not known.
+    pub fn verdict_now(&self) -> Option<EnforcementVerdict> {
+        let (runtime, kernel) = (self.machine.runtime.as_ref()?, self.running.as_ref()?);
+        let line = self.machine.line.as_deref().unwrap_or_default();
+        Some(now(&kernel.boot(line, &self.machine), runtime))
     }
 
     /// A module of DKMS on a kernel, including the kernels to fall back to.

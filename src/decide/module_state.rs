@@ -12,7 +12,7 @@ use crate::dkms::loadable::Loadable;
 use crate::dkms::plan::{self, Decision, State, decide};
 use crate::dkms::proof::{Check, ProofSubject};
 use crate::dkms::{Flaw, ModuleName, ModuleOnKernel, Proof};
-use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind, now};
+use crate::enforcement::{EnforcementVerdict, LoadOutcome, ModuleKind};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::modprobe::FileOrigin;
@@ -253,10 +253,8 @@ fn forecast_now(
     module: &ModuleName,
     proofs: &[Proof],
 ) -> Option<(SignatureForecast, EnforcementVerdict)> {
-    let (runtime, kernel) = (system.machine.runtime.as_ref()?, system.running.as_ref()?);
+    let verdict = system.verdict_now()?;
     let line = system.cmdline_of(system.inventory.running.release()?)?;
-    let words = system.machine.line.as_deref().unwrap_or_default();
-    let verdict = now(&kernel.boot(words, &system.machine), runtime);
     Some((forecast_signatures(system, line, module, proofs, &verdict), verdict))
 }
 

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::decide::next_boot;
-use crate::enforcement::{EnforcementVerdict, LoadWord, ModuleKind, now};
+use crate::enforcement::{EnforcementVerdict, LoadWord, ModuleKind};
 use crate::system::{KernelCmdline, System};
 
 /// How kernels treat modules without a trusted signature: `loads`, `taints`, `refused` or `unknown`.
@@ -36,10 +36,7 @@ impl Outlook {
 
 pub fn loading_outlook(system: &System) -> Outlook {
     let next = next_boot(system).map(|(_, verdict)| verdict.of(ModuleKind::Unsigned).word());
-    let now = system.machine.runtime.as_ref().zip(system.running.as_ref()).map(|(runtime, kernel)| {
-        let line = system.machine.line.as_deref().unwrap_or_default();
-        now(&kernel.boot(line, &system.machine), runtime).of(ModuleKind::Unsigned).word()
-    });
+    let now = system.verdict_now().map(|verdict| verdict.of(ModuleKind::Unsigned).word());
     Outlook { now, next_boot: next }
 }
 

@@ -13,7 +13,7 @@ use crate::decide::next_boot::coming_lines;
 use crate::decide::setup::{SetupDecision, SetupInputs, SetupKernel, setup};
 use crate::decide::unread::first_that_decides;
 use crate::dkms::{Cache, toolchain};
-use crate::enforcement::{LoadOutcome, ModuleKind, now};
+use crate::enforcement::{LoadOutcome, ModuleKind};
 use crate::kernel::inventory::IMAGES;
 use crate::kernel::{Headers, Inventory, Running, Variant};
 use crate::report::add::StepResult;
@@ -193,17 +193,19 @@ pub fn foresee(context: &Context, document: &mut SetupDocument) {
     let system = System::observe(context, &mut Cache::load(&context.root));
     match parameter(context, &system) {
         Ok(None) => document.steps.add("cmdline", StepResult::Skipped, nothing_about_parameter(context)),
-        Ok(Some((_, plan))) => {
-            for step in &plan.steps {
-                document.steps.add("cmdline", StepResult::Done, format!("would {step}"));
-            }
-            for blocker in &plan.blockers {
-                document.steps.add("cmdline", StepResult::Failed, blocker.message(&context.root));
-            }
-        }
+        Ok(Some((_, plan))) => describe_parameter(context, &plan, "would ", document),
         Err(why) => document.steps.add("cmdline", StepResult::Failed, why),
     }
     describe_reboot(&system, document);
+}
+
+fn describe_parameter(context: &Context, plan: &WriterPlan, would: &str, document: &mut SetupDocument) {
+    for step in &plan.steps {
+        document.steps.add("cmdline", StepResult::Done, format!("{would}{step}"));
+    }
+    for blocker in &plan.blockers {
+        document.steps.add("cmdline", StepResult::Failed, blocker.message(&context.root));
+    }
 }
 
 fn nothing_about_parameter(context: &Context) -> String {
@@ -223,12 +225,7 @@ pub fn complete(context: &Context, show: ProgressMode, document: &mut SetupDocum
     let plan = match parameter(context, &system) {
         Ok(Some((ours, plan))) => {
             writer::apply(&context.root, &plan, &ours)?;
-            for step in &plan.steps {
-                document.steps.add("cmdline", StepResult::Done, step.to_string());
-            }
-            for blocker in &plan.blockers {
-                document.steps.add("cmdline", StepResult::Failed, blocker.message(&context.root));
-            }
+            describe_parameter(context, &plan, "", document);
             plan
         }
         Ok(None) => {
@@ -282,13 +279,8 @@ fn describe_reboot(system: &System, document: &mut SetupDocument) {
         document.steps.add("reboot", StepResult::Done, format!("due: {why}"));
         return;
     }
-    let loads_now = match (&system.machine.runtime, &system.running) {
-        (Some(runtime), Some(kernel)) => {
-            let words = system.machine.line.as_deref().unwrap_or_default();
-            now(&kernel.boot(words, &system.machine), runtime).of(ModuleKind::Unsigned)
-        }
-        _ => LoadOutcome::Unknown,
-    };
+    let loads_now =
+        system.verdict_now().map_or(LoadOutcome::Unknown, |verdict| verdict.of(ModuleKind::Unsigned));
     let coming = system.lines.iter().find(|line| line.release == *release);
     let loads_then = coming.map_or(LoadOutcome::Unknown, |line| {
         line.verdict_with(&line.effective, &system.machine).of(ModuleKind::Unsigned)
