@@ -18,3 +18,24 @@ pub const BUSY: u8 = 75;
 pub const DENIED: u8 = 77;
 /// Bad configuration.
 pub const CONFIG: u8 = 78;
+
+/// Why a program does nothing, or not what it was asked for. It is logged as it is.
+#[derive(Debug, thiserror::Error)]
+#[error("{why}")]
+pub struct ExitReason {
+    pub code: u8,
+    /// The reason, with the next step.
+    pub why: String,
+}
+
+impl ExitReason {
+    /// Something cannot be determined, or is not known here.
+    pub fn unknown(why: impl ToString) -> ExitReason {
+        ExitReason { code: UNKNOWN, why: why.to_string() }
+    }
+
+    /// Everything stays as it is, which is safe.
+    pub fn attention(why: impl ToString) -> ExitReason {
+        ExitReason { code: ATTENTION, why: why.to_string() }
+    }
+}

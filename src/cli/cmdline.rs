@@ -19,22 +19,19 @@ use crate::decide::assessment::assess;
 use crate::decide::sig_unenforce::{Breach, parameter_wanted};
 use crate::decide::unread::first_that_decides;
 use crate::dkms::Cache;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::inventory::{IMAGES, NamedKernel};
 use crate::kernel::{Images, Inventory, NoSuchKernel};
 use crate::report::enforcement_remedies::ParameterFix;
 use crate::report::remedy::{AdminCommand, CommandTarget};
 use crate::report::render::cmdline::{screen, word_diff};
-use crate::report::render::json;
-use crate::report::render::style::ScreenStyle;
 use crate::report::render::{WIDTH, broken, shown};
-use crate::state::LOCK;
-use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord};
+use crate::sys::Root;
 use crate::sys::printable::printable_lines;
-use crate::sys::{Lock, Root};
 use crate::system::{KernelCmdline, System};
 use crate::update::cmdline::{lines, put_into_entries};
+use crate::update::sequence::lock;
 
 /// Add module.sig_unenforce to the kernel command line or remove it, and show the line.
 ///
@@ -159,7 +156,7 @@ pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
         return self::change(&context, wish, &change, force, &arguments.common);
     }
     need_root(&context, "clr-dkms-cmdline")?;
-    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    let _lock = lock(&context)?;
     self::change(&context, wish, &change, force, &arguments.common)
 }
 
@@ -196,8 +193,7 @@ fn change(
     if let Some(why) = no_kernels(&context.root, &inventory) {
         // Reverting our own changes does not need a kernel.
         if wish != Wish::Default {
-            tracing::error!("{why}");
-            return Ok(exit::UNKNOWN);
+            return Err(ExitReason::unknown(why).into());
         }
         tracing::debug!("{why}");
     }
@@ -222,10 +218,9 @@ fn change(
         let force =
             AdminCommand::change("clr-dkms-cmdline", &[wish.verb(), "--force"]).to("change it anyway");
         let step = force.text(&CommandTarget::of_root(&context.root));
-        tracing::error!(
-            "the next boot would refuse {modules}, which it accepts now: nothing is changed; {step}"
-        );
-        return Ok(refused.code());
+        let why =
+            format!("the next boot would refuse {modules}, which it accepts now: nothing is changed; {step}");
+        return Err(ExitReason { code: refused.code(), why }.into());
     }
     let refused = match wish {
         Wish::Disable => Some(Refused::foresee(context, &plan, false)),
@@ -382,8 +377,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
             None => {
                 let why = no_kernels(&context.root, &inventory);
                 let why = why.unwrap_or_else(|| NoSuchKernel(asked.clone()).to_string());
-                tracing::error!("{why}");
-                return Ok(exit::UNKNOWN);
+                return Err(ExitReason::unknown(why).into());
             }
         },
     };
@@ -418,11 +412,7 @@ fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Res
     }
     let lines = kernels.iter().zip(&sources).map(|(k, s)| report(&k.release, &k.id, s, &merge(s)));
     let lines: Vec<LineReport> = lines.collect();
-    let text = if show.json {
-        json(&CmdlineDocument { schema: 1, parameter: PARAMETER, kernels: lines })?
-    } else {
-        screen(&lines, &ScreenStyle::here(true, context.clock.now()))
-    };
-    answer(&text, common.color)?;
+    let document = CmdlineDocument { schema: 1, parameter: PARAMETER, kernels: lines };
+    super::show(context, &document, show.json, common, |document, style| screen(&document.kernels, style))?;
     Ok(code)
 }

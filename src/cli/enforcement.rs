@@ -2,14 +2,14 @@
 
 use clap::Args;
 
-use super::{Common, answer};
+use super::{Common, show};
 use crate::context::Context;
 use crate::decide::next_boot::{next_boot, presumed};
 use crate::dkms::proof::{Flaw, facts_of, installed_file, vermagic_of};
 use crate::dkms::tree::{Stage, TREE};
 use crate::dkms::{Cache, ModuleOnKernel, Signature};
 use crate::enforcement::observe::module_taint;
-use crate::exit;
+use crate::exit::ExitReason;
 use crate::kernel::inventory::NamedKernel;
 use crate::kernel::{Images, Installed, NoSuchKernel};
 use crate::report::enforcement::{
@@ -17,8 +17,6 @@ use crate::report::enforcement::{
 };
 use crate::report::remedy::CommandTarget;
 use crate::report::render::enforcement::screen;
-use crate::report::render::json;
-use crate::report::render::style::ScreenStyle;
 use crate::system::{KernelCmdline, System, line, pairs_of};
 
 /// The arguments of `enforcement`.
@@ -38,13 +36,11 @@ pub struct EnforcementArguments {
 /// # Errors
 /// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &EnforcementArguments, common: &Common) -> anyhow::Result<u8> {
-    let Some(document) = look(context, arguments.kernel.as_deref()) else {
-        tracing::error!("{}", NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
-        return Ok(exit::UNKNOWN);
-    };
-    let style = ScreenStyle::here(true, context.clock.now());
-    let text = if arguments.json { json(&document)? } else { screen(&document, &style, common.verbose > 0) };
-    answer(&text, common.color)?;
+    let gone = || ExitReason::unknown(NoSuchKernel(arguments.kernel.clone().unwrap_or_default()));
+    let document = look(context, arguments.kernel.as_deref()).ok_or_else(gone)?;
+    show(context, &document, arguments.json, common, |document, style| {
+        screen(document, style, common.verbose > 0)
+    })?;
     Ok(document.exit_code)
 }
 

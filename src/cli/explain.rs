@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Common, answer};
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::report::catalog::{self, Explained};
 use crate::report::render::json;
 use crate::report::render::{broken, shown};
@@ -36,11 +36,8 @@ pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> 
         Some(asked) => catalog::find(asked),
     };
     if let (true, Some(asked)) = (rows.is_empty(), &arguments.id) {
-        tracing::error!(
-            "{} is neither an id nor a word of a screen; `clr-dkms explain` lists them",
-            shown(asked)
-        );
-        return Ok(exit::UNKNOWN);
+        let why = "is neither an id nor a word of a screen; `clr-dkms explain` lists them";
+        return Err(ExitReason::unknown(format!("{} {why}", shown(asked))).into());
     }
     let text = match (arguments.json, &arguments.id) {
         (true, _) => json(&ExplainDocument { schema: 1, states: rows })?,

@@ -4,14 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Common, answer};
+use super::{Common, show};
 use crate::context::Context;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::Inventory;
-use crate::report::render::json;
-use crate::report::render::style::ScreenStyle;
 use crate::report::render::transfer::exported;
-use crate::update::export::{self, ExportRefusal};
+use crate::update::export;
 
 /// The arguments of `export`.
 #[derive(Debug, Args)]
@@ -42,30 +40,14 @@ pub fn run(context: &Context, arguments: &ExportArguments, common: &Common) -> a
     let inventory = Inventory::observe(&context.root);
     let release = |asked: &String| inventory.require(asked).map(|kernel| kernel.name.release());
     let kernels = arguments.kernel.iter().map(release).collect::<Result<Vec<_>, _>>();
-    let plan = kernels
-        .map_err(|e| ExportRefusal::Refused(e.to_string()))
-        .and_then(|kernels| export::plan(context, &arguments.module, &kernels));
-    let plan = match plan {
-        Ok(plan) => plan,
-        Err(why) => {
-            tracing::error!("{why}");
-            return Ok(if matches!(why, ExportRefusal::Unknown(_)) {
-                exit::UNKNOWN
-            } else {
-                exit::ATTENTION
-            });
-        }
-    };
+    let kernels = kernels.map_err(ExitReason::attention)?;
+    let plan = export::plan(context, &arguments.module, &kernels)?;
     let mut document = export::document(&plan, &arguments.file);
     if !arguments.dry_run {
-        if let Err(e) = export::write(context, &plan, &arguments.file) {
-            tracing::error!("{}: {e}", arguments.file.display());
-            return Ok(exit::ATTENTION);
-        }
+        let written = export::write(context, &plan, &arguments.file);
+        written.map_err(|e| ExitReason::attention(format!("{}: {e}", arguments.file.display())))?;
         document.written = true;
     }
-    let style = ScreenStyle::here(true, context.clock.now());
-    let text = if arguments.json { json(&document)? } else { exported(&document, &style) };
-    answer(&text, common.color)?;
+    show(context, &document, arguments.json, common, exported)?;
     Ok(exit::OK)
 }

@@ -2,17 +2,14 @@
 
 use clap::Args;
 
-use super::{Common, answer, need_root};
+use super::{Common, answer, begin};
 use crate::context::Context;
 use crate::decide::assess;
 use crate::dkms::Cache;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::report::render::shown;
 use crate::requirement::{Importance, Requirement, Use};
-use crate::state::LOCK;
-use crate::state::is_ours;
 use crate::state::{self, RECORD, RunRecord, Stored};
-use crate::sys::{Lock, interrupt};
 use crate::system::System;
 use crate::update::engine::Order;
 use crate::update::progress::ProgressMode;
@@ -34,21 +31,15 @@ pub struct ForgetArguments {
 /// # Errors
 /// If the lock cannot be taken, or a file cannot be written.
 pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> anyhow::Result<u8> {
-    let mut lock = None;
-    if !arguments.dry_run {
-        need_root(context, "clr-dkms forget")?;
-        interrupt::watch()?;
-        lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
-    }
+    let lock = if arguments.dry_run { None } else { Some(begin(context, "clr-dkms forget")?) };
     let record = match state::load::<RunRecord>(&context.root, RECORD) {
         Stored::Good(record) => record,
         Stored::Absent => {
-            tracing::error!("nothing is remembered: clr-dkms-post-update has not run on this system yet");
-            return Ok(exit::UNKNOWN);
+            let why = "nothing is remembered: clr-dkms-post-update has not run on this system yet";
+            return Err(ExitReason::unknown(why).into());
         }
         Stored::Bad(reason) | Stored::Unreadable(reason) => {
-            tracing::error!("the remembered modules are unknown: {reason}");
-            return Ok(exit::UNKNOWN);
+            return Err(ExitReason::unknown(format!("the remembered modules are unknown: {reason}")).into());
         }
     };
     let mut cache = Cache::load(&context.root);
@@ -59,21 +50,20 @@ pub fn run(context: &Context, arguments: &ForgetArguments, common: &Common) -> a
     let Some(need) = needs.iter().find(|need| need.module == name) else {
         let names: Vec<&str> = needs.iter().filter(is_remembered).map(|need| need.module.as_str()).collect();
         let known = if names.is_empty() { "nothing is".to_owned() } else { names.join(", ") };
-        tracing::error!("{} is not a module that is remembered; remembered: {known}", shown(name));
-        return Ok(exit::UNKNOWN);
+        let why = format!("{} is not a module that is remembered; remembered: {known}", shown(name));
+        return Err(ExitReason::unknown(why).into());
     };
     if !is_remembered(&need) {
         if need.class == Importance::Optional {
             tracing::info!("{name} is optional: there is nothing to forget");
             return Ok(exit::OK);
         }
-        tracing::error!(
-            "{name} is {} because of the present state ({}), not because of a record: \
-             `optional = {name}` under [modules] in clr-dkms.conf makes it optional",
-            need.class,
-            need.reason
+        let Requirement { class, reason, .. } = need;
+        let why = format!(
+            "{name} is {class} because of the present state ({reason}), not because of a record: \
+             `optional = {name}` under [modules] in clr-dkms.conf makes it optional"
         );
-        return Ok(exit::ATTENTION);
+        return Err(ExitReason::attention(why).into());
     }
     if arguments.dry_run {
         answer(

@@ -2,15 +2,12 @@
 
 use clap::Args;
 
-use super::{Common, answer, need_root};
+use super::{Common, begin, show};
 use crate::context::Context;
 use crate::dkms::gc::How;
 use crate::exit;
-use crate::report::render::json;
 use crate::report::render::style::{ScreenStyle, Tone, painted, plain};
 use crate::report::render::text::mark;
-use crate::state::{LOCK, is_ours};
-use crate::sys::{Lock, interrupt};
 use crate::update::gc::{self, GcDocument};
 
 /// The arguments of `gc`.
@@ -32,9 +29,7 @@ pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyho
     let document = if arguments.dry_run {
         gc::dry_run(context)
     } else {
-        need_root(context, "clr-dkms gc")?;
-        interrupt::watch()?;
-        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        let _lock = begin(context, "clr-dkms gc")?;
         gc::collect(context)
     };
     for what in &document.plan.unreadable {
@@ -43,12 +38,7 @@ pub fn run(context: &Context, arguments: &GcArguments, common: &Common) -> anyho
     for failed in &document.failed {
         tracing::error!("{}: {}", failed.what, failed.why);
     }
-    let text = if arguments.json {
-        json(&document)?
-    } else {
-        screen(&document, &ScreenStyle::here(true, context.clock.now()))
-    };
-    answer(&text, common.color)?;
+    show(context, &document, arguments.json, common, screen)?;
     Ok(match (document.plan.unreadable.is_empty(), document.failed.is_empty()) {
         (false, _) => exit::UNKNOWN,
         (true, false) => exit::ATTENTION,

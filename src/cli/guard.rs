@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, answer, need_root};
+use super::{Common, need_root, show};
 use crate::boot::removal;
 use crate::config::duration;
 use crate::context::Context;
 use crate::dkms::Cache;
 use crate::exit;
-use crate::report::render::style::ScreenStyle;
-use crate::report::render::{self, json};
+use crate::report::render;
 use crate::update::{boot_default, trial, trial_check};
 
 /// The arguments of `guard`.
@@ -81,8 +80,6 @@ pub fn run(context: &Context, arguments: GuardArguments, common: &Common) -> any
         return boot_default::assert_within(context, &mut cache, arguments.within);
     }
     let report = crate::report::observation::observe_with(context, &mut cache).guard;
-    let style = ScreenStyle::here(true, context.clock.now());
-    let text = if arguments.json { json(&report)? } else { render::guard::text(&report, &style) };
-    answer(&text, common.color)?;
+    show(context, &report, arguments.json, common, render::guard::text)?;
     Ok(report.exit_code())
 }

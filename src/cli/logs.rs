@@ -8,7 +8,7 @@ use super::{Common, answer_by};
 use crate::context::Context;
 use crate::dkms::ModuleName;
 use crate::dkms::log::{self, LOGS};
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::{Inventory, KernelName};
 use crate::limits::LOG;
 use crate::report::ModuleStatus;
@@ -58,20 +58,11 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
         let installed = inventory.find(asked).map(|kernel| kernel.name.release());
         (installed.is_some(), installed.unwrap_or_else(gone))
     });
-    let mut logs = match found(root) {
-        Ok(logs) => logs,
-        Err(e) => {
-            tracing::error!("{e}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let mut logs = found(root).map_err(ExitReason::unknown)?;
     logs.retain(|log| kernel.as_ref().is_none_or(|(_, release)| *release == log.release));
     if let (true, Some((false, release))) = (logs.is_empty(), &kernel) {
-        tracing::error!(
-            "{} is not an installed kernel, and no log is left of it; `clr-dkms status` lists the kernels",
-            shown(release)
-        );
-        return Ok(exit::UNKNOWN);
+        let why = "is not an installed kernel, and no log is left of it; `clr-dkms status` lists the kernels";
+        return Err(ExitReason::unknown(format!("{} {why}", shown(release))).into());
     }
     if let Some(asked) = &arguments.module {
         logs.retain(|log| log.module.name == *asked || log.module.to_string() == *asked);
@@ -85,17 +76,12 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     let Some(log) = logs.iter().max_by_key(|log| (is_first(log), log.written)) else {
         let of = arguments.module.as_ref().map(|m| format!(" of {}", shown(m))).unwrap_or_default();
         let on = kernel.map(|(_, release)| format!(" for kernel {}", shown(&release))).unwrap_or_default();
-        tracing::error!("there is no log{of}{on} in {}", root.shown_path(LOGS).display());
-        return Ok(exit::UNKNOWN);
+        let place = root.shown_path(LOGS);
+        return Err(ExitReason::unknown(format!("there is no log{of}{on} in {}", place.display())).into());
     };
     let path = log::path(&log.module, &log.release);
-    let file = match root.open_within(&path, LOG) {
-        Ok((file, _)) => BufReader::new(file.take(LOG)),
-        Err(e) => {
-            tracing::error!("{e}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let (file, _) = root.open_within(&path, LOG).map_err(ExitReason::unknown)?;
+    let file = BufReader::new(file.take(LOG));
     let mut text = format!("{} on {}: {}\n", log.module, log.release, root.shown_path(&path).display());
     text += &why_it_failed(context, log, has_error(log));
     text.push('\n');

@@ -29,13 +29,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Args, Parser, ValueEnum};
+use serde::Serialize;
 
 use crate::config::{self, ConfigError};
 use crate::context::Context;
-use crate::exit;
+use crate::exit::{self, ExitReason};
+use crate::report::render::json;
+use crate::report::render::style::ScreenStyle;
 use crate::sys::lock::LockError;
 use crate::sys::log::{self, Verbosity};
-use crate::sys::{Clock, FileError, FileKind, Presence, Root, RootKind, Tools};
+use crate::sys::{Clock, FileError, FileKind, Lock, Presence, Root, RootKind, Tools, interrupt};
+use crate::update::sequence::lock;
 
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -133,7 +137,10 @@ impl Common {
     /// Also for a faulty configuration: every fault is logged, and the first one is the error.
     pub fn strict_world(&self, program: &'static str) -> anyhow::Result<Context> {
         let (context, errors) = self.context(program)?;
-        Common::strictly(context, errors)
+        let mut errors = errors.into_iter();
+        let Some(first) = errors.next() else { return Ok(context) };
+        errors.for_each(|e| tracing::error!("{e}"));
+        Err(first.into())
     }
 
     /// Like [`Common::context`], for reports: an error in a configuration file is part of the report, and an
@@ -151,15 +158,6 @@ impl Common {
             }
         }
         Ok(context)
-    }
-
-    fn strictly(context: Context, errors: Vec<ConfigError>) -> anyhow::Result<Context> {
-        let mut errors = errors.into_iter();
-        let Some(first) = errors.next() else {
-            return Ok(context);
-        };
-        errors.for_each(|e| tracing::error!("{e}"));
-        Err(first.into())
     }
 }
 
@@ -227,6 +225,16 @@ pub fn need_root(context: &Context, program: &'static str) -> Result<(), NeedsRo
     Ok(())
 }
 
+/// Prepares a verb that changes the system: it takes the lock, and notices a request to stop.
+///
+/// # Errors
+/// [`NeedsRoot`], or if the lock cannot be taken.
+pub fn begin(context: &Context, program: &'static str) -> anyhow::Result<Lock> {
+    need_root(context, program)?;
+    interrupt::watch()?;
+    Ok(lock(context)?)
+}
+
 /// Parses the arguments, runs the program and returns its exit code. An error is printed once.
 pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Result<u8>) -> ExitCode {
     // Before anything else: a sandboxed child enters here and executes another program.
@@ -246,6 +254,10 @@ pub fn main<A: Parser>(program: &'static str, run: impl FnOnce(A) -> anyhow::Res
     match run(arguments) {
         Ok(code) => code.into(),
         Err(e) if is_broken_pipe(&e) => exit::OK.into(),
+        Err(e) if e.is::<ExitReason>() => {
+            tracing::error!("{e}");
+            code_of(&e).into()
+        }
         Err(e) => {
             let code = code_of(&e);
             let hint = match code == exit::DENIED && !e.is::<NeedsRoot>() {
@@ -271,6 +283,9 @@ fn code_of(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<BadRoot>() || cause.is::<status::NeedsTerminal>() {
             return exit::USAGE;
+        }
+        if let Some(refusal) = cause.downcast_ref::<ExitReason>() {
+            return refusal.code;
         }
         if cause.is::<ConfigError>() {
             return exit::CONFIG;
@@ -303,6 +318,22 @@ fn code_of_file(error: &FileError) -> u8 {
 /// If stdout cannot be written.
 pub fn answer(text: &str, color: Color) -> anyhow::Result<()> {
     answer_by(color, |out| out.write_all(text.as_bytes()))
+}
+
+/// Prints a document, as JSON or as a screen.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn show<T: Serialize>(
+    context: &Context,
+    document: &T,
+    is_json: bool,
+    common: &Common,
+    screen: impl FnOnce(&T, &ScreenStyle) -> String,
+) -> anyhow::Result<()> {
+    let style = ScreenStyle::here(true, context.clock.now());
+    let text = if is_json { json(document)? } else { screen(document, &style) };
+    answer(&text, common.color)
 }
 
 fn choice(color: Color) -> anstream::ColorChoice {

@@ -9,8 +9,7 @@ use clap::Parser;
 use super::{Common, answer, need_root};
 use crate::exit;
 use crate::report::render::json;
-use crate::state::{LOCK, is_ours};
-use crate::sys::{Lock, chroot, interrupt};
+use crate::sys::{chroot, interrupt};
 use crate::update::engine::Order;
 use crate::update::progress::ProgressMode;
 use crate::update::{dry_run, sequence};
@@ -74,7 +73,7 @@ pub fn run(arguments: PostUpdateArguments) -> anyhow::Result<u8> {
         if arguments.after_swupd {
             sequence::wait_for_swupd(&context);
         }
-        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        let _lock = sequence::lock(&context)?;
         // swupd's hooks and systemd run it without a terminal on stdin, and keep its output: no progress is
         // drawn.
         let watched = std::io::stdin().is_terminal();

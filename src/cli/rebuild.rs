@@ -6,23 +6,20 @@ use std::time::Duration;
 use anyhow::bail;
 use clap::Args;
 
-use super::{Common, answer, need_root};
+use super::{Common, answer, begin};
 use crate::context::Context;
 use crate::decide::module_state::status_of;
 use crate::dkms::Cache;
 use crate::dkms::plan::State;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::Inventory;
 use crate::report::remedies::of_module_on_kernel;
 use crate::report::remedy::{AdminCommand, CommandTarget, Remedy};
-use crate::report::render::json;
 use crate::report::render::rebuild::{BuildOutcome, RebuildReport, outcome, screen, seconds};
 use crate::report::render::style::ScreenStyle;
 use crate::report::render::{broken, shown};
-use crate::state::LOCK;
-use crate::state::is_ours;
 use crate::state::{self, ModuleRecord, RECORD, RunRecord};
-use crate::sys::{Lock, interrupt};
+use crate::sys::interrupt;
 use crate::system::System;
 use crate::update::engine::{self, Attempt, Did, LeftAlone, Order};
 use crate::update::parameter;
@@ -58,29 +55,20 @@ pub struct RebuildArguments {
 /// # Errors
 /// If it cannot start, or cannot write its results.
 pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> anyhow::Result<u8> {
-    let order = match order(context, &arguments) {
-        Ok(order) => order,
-        Err(what) => {
-            tracing::error!("{what}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let order = order(context, &arguments).map_err(ExitReason::unknown)?;
     if arguments.dry_run {
         let mut cache = Cache::load(&context.root);
         let mut system = System::observe_also(context, &mut cache, &order.kernels);
         system.look_at_sources(&context.root, state::load(&context.root, RECORD).as_good());
         if let Some(why) = sequence::unreadable(context, &system).or(engine::unknown_module(&system, &order))
         {
-            tracing::error!("{why}");
-            return Ok(exit::UNKNOWN);
+            return Err(ExitReason::unknown(why).into());
         }
         let (text, code) = planned(context, &system, &order);
         answer(&text, common.color)?;
         return Ok(code);
     }
-    need_root(context, "clr-dkms rebuild")?;
-    interrupt::watch()?;
-    let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+    let _lock = begin(context, "clr-dkms rebuild")?;
     let watch = context.clock.stopwatch();
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = sequence::work(context, Vec::new(), &order, show)?;
@@ -88,9 +76,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     if *code != exit::UNKNOWN || !attempts.is_empty() {
         let system = System::observe_also(context, &mut Cache::load(&context.root), &order.kernels);
         let report = report(context, &system, &done, watch.elapsed(), &again(context, &arguments));
-        let style = ScreenStyle::here(true, context.clock.now());
-        let text = if arguments.json { json(&report)? } else { screen(&report, &style) };
-        answer(&text, common.color)?;
+        super::show(context, &report, arguments.json, common, screen)?;
     }
     let failed =
         attempts.iter().any(|a| a.failure.is_some() || a.index_error.is_some() || a.hook_error.is_some())

@@ -5,7 +5,7 @@ use clap::Parser;
 use serde::Serialize;
 
 use super::{Common, answer};
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
 use crate::report::render::json;
 use crate::report::render::shown;
@@ -71,13 +71,7 @@ struct VariantDocument {
 pub fn run(arguments: VariantArguments) -> anyhow::Result<u8> {
     let context = arguments.common.strict_world("clr-dkms-variant")?;
     let inventory = Inventory::observe(&context.root);
-    let rows = match rows(&inventory, &arguments) {
-        Ok(rows) => rows,
-        Err(reason) => {
-            tracing::error!("{reason}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let rows = rows(&inventory, &arguments).map_err(ExitReason::unknown)?;
     let supported = rows.iter().all(|r| r.variant.is_supported());
     let text = if arguments.json {
         json(&VariantDocument { schema: 1, kernels: rows })?

@@ -12,7 +12,7 @@ use crate::report::Verdict;
 use crate::report::observation::observe;
 use crate::report::render::shown;
 use crate::sys::clock::Stopwatch;
-use crate::update::pending::{WaitOutcome, wait};
+use crate::update::pending::wait;
 
 /// The arguments of `wait`.
 #[derive(Debug, Args)]
@@ -30,17 +30,7 @@ pub fn run(context: &Context, arguments: &WaitArguments, common: &Common) -> any
     let watch = Stopwatch::start();
     let document = loop {
         let rest = arguments.timeout.map(|limit| limit.saturating_sub(watch.elapsed()));
-        match wait(context, rest) {
-            WaitOutcome::Quiet => {}
-            WaitOutcome::TimedOut(what) => {
-                tracing::error!("timed out: {what}");
-                return Ok(exit::BUSY);
-            }
-            WaitOutcome::Unknown(why) => {
-                tracing::error!("{why}");
-                return Ok(exit::UNKNOWN);
-            }
-        }
+        wait(context, rest)?;
         let document = observe(context);
         // Another run has started meanwhile.
         if document.verdict != Verdict::Building {

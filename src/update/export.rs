@@ -6,25 +6,12 @@ use std::path::Path;
 use crate::context::Context;
 use crate::dkms::plan::built_directory;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Proof, Source, Stage, compare_versions, modfile};
+use crate::exit::ExitReason;
 use crate::report::transfer::{ExportDocument, ExportedKernel};
 use crate::state::{self, RECORD, RunRecord};
 use crate::sys::{OutputFile, Root};
 use crate::system::System;
 use crate::transfer::{self, ExportError, SCHEMA, TransferManifest, describe_build, describe_source};
-
-/// Why nothing is exported.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportRefusal {
-    /// There is no such module or kernel, or it is not proven.
-    #[error("{0}")]
-    Refused(String),
-    /// It cannot be determined.
-    #[error("{0}")]
-    Unknown(String),
-    /// The archive cannot be made.
-    #[error("{0}")]
-    Failed(#[from] ExportError),
-}
 
 /// What is exported.
 #[derive(Debug)]
@@ -40,14 +27,14 @@ pub struct ExportPlan {
 ///
 /// # Errors
 /// When the module is not proven on a kernel that is asked for, or on none.
-pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExportRefusal> {
+pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExitReason> {
     let root = &context.root;
     let inventory = crate::kernel::Inventory::observe(root);
     let all = || inventory.kernels.iter().map(|kernel| kernel.name.release()).collect();
     let releases: Vec<String> = if kernels.is_empty() { all() } else { kernels.to_vec() };
     let mut system = System::observe_also(context, &mut Cache::load(root), &releases);
     if let Some(reason) = super::sequence::unreadable(context, &system) {
-        return Err(ExportRefusal::Unknown(reason));
+        return Err(ExitReason::unknown(reason));
     }
     system.look_at_sources(root, state::load::<RunRecord>(root, RECORD).as_good());
     let module = named(&system, asked)?;
@@ -55,11 +42,11 @@ pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<Export
     let source = match registered.map(|known| &known.source) {
         Some(Source::Directory { path, .. }) => path.display().to_string(),
         Some(Source::Broken { reason } | Source::Unknown { reason }) => {
-            return Err(ExportRefusal::Refused(format!("{module}: {reason}")));
+            return Err(ExitReason::attention(format!("{module}: {reason}")));
         }
-        None => return Err(ExportRefusal::Refused(format!("{module} is not registered"))),
+        None => return Err(ExitReason::attention(format!("{module} is not registered"))),
     };
-    let entries = describe_source(root, &source)?;
+    let entries = describe_source(root, &source).map_err(ExitReason::attention)?;
     let (mut builds, mut reported) = (Vec::new(), Vec::new());
     for release in releases {
         let pair = system.module_on_kernel(&module, &release);
@@ -69,10 +56,11 @@ pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<Export
             Some(Ok(())) => None,
         };
         if let (Some(reason), false) = (&reason, kernels.is_empty()) {
-            return Err(ExportRefusal::Refused(format!("{module} on {release}: {reason}")));
+            return Err(ExitReason::attention(format!("{module} on {release}: {reason}")));
         }
         if reason.is_none() {
-            builds.push(describe_build(root, &module, &release, &entries)?);
+            let build = describe_build(root, &module, &release, &entries);
+            builds.push(build.map_err(ExitReason::attention)?);
         }
         reported.push(ExportedKernel { kernel: release, exported: reason.is_none(), reason });
     }
@@ -82,7 +70,7 @@ pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<Export
             .filter_map(|kernel| Some(format!("{}: {}", kernel.kernel, kernel.reason.as_ref()?)))
             .collect();
         let why = if why.is_empty() { "no kernel is installed".to_owned() } else { why.join("; ") };
-        return Err(ExportRefusal::Refused(format!("{module} is proven on no kernel: {why}")));
+        return Err(ExitReason::attention(format!("{module} is proven on no kernel: {why}")));
     }
     let manifest = TransferManifest {
         schema: SCHEMA,
@@ -96,7 +84,7 @@ pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<Export
 }
 
 /// The newest version of the module that an argument names.
-fn named(system: &System, asked: &str) -> Result<ModuleName, ExportRefusal> {
+fn named(system: &System, asked: &str) -> Result<ModuleName, ExitReason> {
     let names = |module: &ModuleName| asked == module.name || asked == module.to_string();
     let known = || system.tree.modules.iter().map(|known| &known.module);
     let newest =
@@ -104,7 +92,7 @@ fn named(system: &System, asked: &str) -> Result<ModuleName, ExportRefusal> {
     newest.cloned().ok_or_else(|| {
         let all: Vec<String> = known().map(ModuleName::to_string).collect();
         let all = if all.is_empty() { "no module is registered".to_owned() } else { all.join(", ") };
-        ExportRefusal::Refused(format!("there is no module {asked} in the DKMS tree; there are: {all}"))
+        ExitReason::attention(format!("there is no module {asked} in the DKMS tree; there are: {all}"))
     })
 }
 

@@ -9,6 +9,7 @@ pub mod boot_default;
 pub mod boot_files;
 pub mod boot_update;
 pub mod cmdline;
+mod done;
 pub mod dry_run;
 pub mod engine;
 pub mod export;

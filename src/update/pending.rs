@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use super::boot_default::REQUEST;
 use crate::boot::restricted::SWUPD_LOCK;
 use crate::context::Context;
+use crate::exit::{self, ExitReason};
 use crate::state::LOCK;
 use crate::sys::clock::Stopwatch;
 use crate::sys::{Presence, lock, systemd};
@@ -43,17 +44,6 @@ enum PendingWork {
     Unknown(String),
 }
 
-/// How the wait ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum WaitOutcome {
-    /// No run is in progress, requested or queued.
-    Quiet,
-    /// The time limit is over. The phrase says what is still in progress.
-    TimedOut(String),
-    /// Unknown, with the reason.
-    Unknown(String),
-}
-
 /// The state of a unit.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct UnitState {
@@ -63,24 +53,26 @@ struct UnitState {
 }
 
 /// Waits until no run is in progress, requested or queued.
-pub fn wait(context: &Context, patience: Option<Duration>) -> WaitOutcome {
+///
+/// # Errors
+/// If the time limit is over, or if it is unknown what is in progress.
+pub fn wait(context: &Context, patience: Option<Duration>) -> Result<(), ExitReason> {
     let watch = Stopwatch::start();
     let (mut quiet, mut reported) = (0, None);
     loop {
         let found = pending(context);
         quiet = if found == PendingWork::None { quiet + 1 } else { 0 };
         let left = match found {
-            PendingWork::None if quiet >= looks(context) => return WaitOutcome::Quiet,
+            PendingWork::None if quiet >= looks(context) => return Ok(()),
             PendingWork::None => None,
             PendingWork::Work(what) => Some(what),
             PendingWork::Unserved => {
-                let why = format!(
+                return Err(ExitReason::unknown(format!(
                     "a run is requested ({}), and {WATCH} is not active to start it; run `sudo clr-dkms-post-update`",
                     context.root.shown_path(REQUEST).display()
-                );
-                return WaitOutcome::Unknown(why);
+                )));
             }
-            PendingWork::Unknown(why) => return WaitOutcome::Unknown(why),
+            PendingWork::Unknown(why) => return Err(ExitReason::unknown(why)),
         };
         if left.is_some() && left != reported {
             tracing::info!("waiting: {}", left.as_deref().unwrap_or_default());
@@ -88,7 +80,7 @@ pub fn wait(context: &Context, patience: Option<Duration>) -> WaitOutcome {
         }
         let rest = patience.map(|patience| patience.saturating_sub(watch.elapsed()));
         if let (Some(Duration::ZERO), Some(what)) = (rest, &left) {
-            return WaitOutcome::TimedOut(what.clone());
+            return Err(ExitReason { code: exit::BUSY, why: format!("timed out: {what}") });
         }
         std::thread::sleep(rest.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(Duration::from_millis(10)));
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::boot_files::{self, BootFileSteps};
+pub use super::done::Done;
 use super::engine::{self, Attempt, LeftAlone, Order, Planned};
 use super::progress::{Display, ProgressMode};
 use super::run_mark::RunMark;
@@ -22,8 +23,9 @@ use crate::kernel::Images;
 use crate::kernel::inventory::IMAGES;
 use crate::report::observation::{observe as observe_status, observe_with};
 use crate::requirement::Importance;
-use crate::state::{self, BootRecord, RECORD, RunRecord, Stored};
-use crate::sys::{Root, interrupt, lock};
+use crate::state::{self, BootRecord, LOCK, RECORD, RunRecord, Stored, is_ours};
+use crate::sys::lock::{self, LockError};
+use crate::sys::{Lock, Root, interrupt};
 use crate::system::System;
 
 /// The longest wait for swupd. If it hangs, modules must still be built. clr-boot-manager is not run then.
@@ -32,6 +34,14 @@ const SWUPD_PATIENCE: Duration = Duration::from_secs(30 * 60);
 /// Waits for a swupd process that works on this root.
 pub fn wait_for_swupd(context: &Context) {
     lock::wait_while_held(&context.root, SWUPD_LOCK, SWUPD_PATIENCE);
+}
+
+/// Takes the lock of a program that changes something.
+///
+/// # Errors
+/// If it cannot be taken, or if another run holds it for too long.
+pub fn lock(context: &Context) -> Result<Lock, LockError> {
+    Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)
 }
 
 /// The message if no kernel is installed.
@@ -56,27 +66,6 @@ pub fn unreadable(context: &Context, system: &System) -> Option<String> {
 
 pub(super) fn tip_pairs(system: &System) -> impl Iterator<Item = &ModuleOnKernel> {
     system.modules_on_kernels.iter().filter(|pair| system.inventory.is_tip(&pair.release))
-}
-
-/// The result of a run.
-#[derive(Debug)]
-pub struct Done {
-    pub code: u8,
-    /// The attempts that were made.
-    pub attempts: Vec<Attempt>,
-    /// What was requested and left alone.
-    pub left_alone: Vec<LeftAlone>,
-    /// The installed modules with a signature that the kernel will refuse.
-    pub refused: Vec<LeftAlone>,
-    /// See [`engine::unproven`].
-    pub unproven: Vec<LeftAlone>,
-}
-
-impl From<u8> for Done {
-    fn from(code: u8) -> Done {
-        let (attempts, left_alone) = (Vec::new(), Vec::new());
-        Done { code, attempts, left_alone, refused: Vec::new(), unproven: Vec::new() }
-    }
 }
 
 /// One run, from its observation to its result.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::{CannotAnswer, Common, answer, styled};
+use crate::cli::{CannotAnswer, Common, answer, show, styled};
 use crate::context::Context;
 use crate::dkms::Cache;
-use crate::exit;
+use crate::exit::ExitReason;
+use crate::report::module::ModuleDocument;
 use crate::report::observation::{observe_module, observe_whole, observe_with};
 use crate::report::render::style::ScreenStyle;
 use crate::report::render::{json, metrics, module, shown, text};
@@ -62,12 +63,8 @@ pub(super) fn run(context: &Context, asked: &StatusArguments, common: &Common) -
         return watch(context, asked, common);
     }
     if let Some(name) = &asked.module {
-        let Some(document) = observe_module(context, &mut Cache::load(&context.root), name) else {
-            return Ok(no_such_module(name));
-        };
-        let style = ScreenStyle::here(true, context.clock.now());
-        let text = if asked.json { json(&document)? } else { module::screen(&document, &style) };
-        answer(&text, common.color)?;
+        let document = of_module(context, &mut Cache::load(&context.root), name)?;
+        show(context, &document, asked.json, common, module::screen)?;
         return Ok(document.standing.exit_code());
     }
     let document = observe_whole(context);
@@ -82,9 +79,10 @@ pub(super) fn run(context: &Context, asked: &StatusArguments, common: &Common) -
     Ok(document.verdict.exit_code())
 }
 
-fn no_such_module(name: &str) -> u8 {
-    tracing::error!("there is no module {}; `clr-dkms status --all` lists the modules", shown(name));
-    exit::UNKNOWN
+fn of_module(context: &Context, cache: &mut Cache, name: &str) -> Result<ModuleDocument, ExitReason> {
+    let list = "`clr-dkms status --all` lists the modules";
+    let gone = || ExitReason::unknown(format!("there is no module {}; {list}", shown(name)));
+    observe_module(context, cache, name).ok_or_else(gone)
 }
 
 /// Shows it until Ctrl-C. The exit code is that of the last look.
@@ -101,10 +99,10 @@ fn watch(context: &Context, asked: &StatusArguments, common: &Common) -> anyhow:
         // The line of the cursor.
         style.height = style.height.saturating_sub(1);
         let (text, code) = match &asked.module {
-            Some(name) => match observe_module(context, &mut cache, name) {
-                Some(document) => (module::screen(&document, &style), document.standing.exit_code()),
-                None => return Ok(no_such_module(name)),
-            },
+            Some(name) => {
+                let document = of_module(context, &mut cache, name)?;
+                (module::screen(&document, &style), document.standing.exit_code())
+            }
             None => {
                 let document = observe_with(context, &mut cache);
                 (text::screen(&document, &style), document.verdict.exit_code())
