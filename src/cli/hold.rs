@@ -11,7 +11,7 @@ use crate::decide::assessment::BootAssessment;
 use crate::decide::candidates::is_bootable;
 use crate::decide::trial::has_failed;
 use crate::dkms::Cache;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::Installed;
 use crate::report::boot_remedies;
 use crate::report::problem::lacks;
@@ -21,7 +21,7 @@ use crate::requirement::{Importance, MissingModule};
 use crate::sys::users;
 use crate::system::System;
 use crate::update::boot_default::Observed;
-use crate::update::overrides::{self, GuardRefusal, Request};
+use crate::update::overrides::{self, Request};
 
 /// The options that these verbs share.
 #[derive(Debug, Args)]
@@ -113,11 +113,11 @@ pub fn hold(context: &Context, arguments: &HoldArguments, common: &Common) -> an
             None => system
                 .inventory
                 .running_kernel()
-                .ok_or_else(|| GuardRefusal::unknown("the running kernel is not installed: name one"))?,
+                .ok_or_else(|| ExitReason::unknown("the running kernel is not installed: name one"))?,
         };
         let release = kernel.name.release();
         if !is_bootable(system, kernel) {
-            return Err(GuardRefusal::unknown(format!(
+            return Err(ExitReason::unknown(format!(
                 "{release} cannot be booted: it has no boot entry, and clr-boot-manager makes one only for the tip \
                  of each variant and for the running kernel"
             )));
@@ -138,8 +138,8 @@ pub fn hold(context: &Context, arguments: &HoldArguments, common: &Common) -> an
     })
 }
 
-fn named<'f>(system: &'f System, asked: &str) -> Result<&'f Installed, GuardRefusal> {
-    system.inventory.require(asked).map_err(|e| GuardRefusal::unknown(e.to_string()))
+fn named<'f>(system: &'f System, asked: &str) -> Result<&'f Installed, ExitReason> {
+    system.inventory.require(asked).map_err(ExitReason::unknown)
 }
 
 /// The requests without the hold; none if there is no hold.
@@ -188,10 +188,7 @@ pub fn release(context: &Context, arguments: &ReleaseArguments, common: &Common)
             AdminCommand::change("clr-dkms", &words).to("let a kernel boot without a module")
         });
         let step = allow.text(&CommandTarget::of_root(&context.root));
-        Err(GuardRefusal {
-            code: exit::ATTENTION,
-            why: format!("no kernel is held, and nothing has been changed; {step}"),
-        })
+        Err(ExitReason::attention(format!("no kernel is held, and nothing has been changed; {step}")))
     })
 }
 
@@ -200,7 +197,7 @@ fn lacking(
     system: &System,
     assessment: &BootAssessment,
     arguments: &AllowArguments,
-) -> Result<(String, Vec<MissingModule>), GuardRefusal> {
+) -> Result<(String, Vec<MissingModule>), ExitReason> {
     let release = named(system, &arguments.kernel)?.name.release();
     let decision = &assessment.decision;
     let all = match decision.target.as_ref() == Some(&release) {
@@ -216,7 +213,7 @@ fn lacking(
             None if system.wishes.allows(&release, name) => {}
             None => {
                 let names: Vec<&str> = all.iter().map(MissingModule::name).collect();
-                return Err(GuardRefusal::unknown(match names.as_slice() {
+                return Err(ExitReason::unknown(match names.as_slice() {
                     [] => format!("kernel {release} lacks no required module: nothing has to be allowed"),
                     names => format!(
                         "{} is not a required module that kernel {release} lacks; it lacks: {}",
@@ -231,7 +228,7 @@ fn lacking(
         found.iter().filter(|lack| lack.class == Importance::Critical).cloned().collect();
     let is_known = critical.iter().all(|lack| system.wishes.allows(&release, lack.name()));
     if let Some(lack) = lacks(&critical).filter(|_| !arguments.force && !is_known) {
-        return Err(GuardRefusal {
+        return Err(ExitReason {
             code: exit::UNSAFE,
             why: format!("kernel {release} lacks {lack}; to go ahead without it, add --force to the command"),
         });
@@ -239,39 +236,50 @@ fn lacking(
     Ok((release, found))
 }
 
-/// Whether the user confirms on a terminal; none without a terminal.
-pub(super) fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
+/// What the user answers on a terminal; none without a terminal.
+fn answered(question: &str) -> std::io::Result<Option<String>> {
     let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
     if !stdin.is_terminal() || !stderr.is_terminal() {
         return Ok(None);
     }
-    write!(stderr, "{} [y/N] ", shown(question))?;
+    write!(stderr, "{question} ")?;
     stderr.flush()?;
     let mut line = String::new();
     stdin.lock().read_line(&mut line)?;
-    Ok(Some(["y", "yes"].contains(&line.trim().to_ascii_lowercase().as_str())))
+    Ok(Some(line.trim().to_owned()))
+}
+
+/// Whether the user confirms on a terminal; none without a terminal.
+pub(super) fn confirmed(question: &str) -> std::io::Result<Option<bool>> {
+    let answer = answered(&format!("{} [y/N]", shown(question)))?;
+    Ok(answer.map(|answer| ["y", "yes"].contains(&answer.to_ascii_lowercase().as_str())))
+}
+
+/// The usual reason of [`unconfirmed`] without a terminal.
+pub(super) const NO_TERMINAL: &str = "without a terminal to ask on, --yes confirms; nothing has been changed";
+
+/// Why nothing is to be done; none if the user confirms on a terminal. `alone` is the reason without one.
+pub(super) fn unconfirmed(question: &str, alone: &str) -> std::io::Result<Option<String>> {
+    Ok(match confirmed(question)? {
+        Some(true) => None,
+        Some(false) => Some("not confirmed: nothing has been changed".to_owned()),
+        None => Some(alone.to_owned()),
+    })
 }
 
 /// The choice that the user makes on a terminal, counted from 0; none without a terminal, or without a valid
 /// answer.
 pub(super) fn chosen(question: &str, choices: &[String]) -> std::io::Result<Option<usize>> {
-    let (stdin, mut stderr) = (std::io::stdin(), std::io::stderr());
-    if !stdin.is_terminal() || !stderr.is_terminal() {
-        return Ok(None);
-    }
-    for (at, choice) in choices.iter().enumerate() {
-        writeln!(stderr, "{:>3}  {}", at + 1, shown(choice))?;
-    }
-    write!(stderr, "{} [1-{}] ", shown(question), choices.len())?;
-    stderr.flush()?;
-    let mut line = String::new();
-    stdin.lock().read_line(&mut line)?;
+    let list = choices.iter().enumerate().map(|(at, choice)| format!("{:>3}  {}\n", at + 1, shown(choice)));
+    let list: String = list.collect();
+    let answer = answered(&format!("{list}{} [1-{}]", shown(question), choices.len()))?;
     // What is not a number is not a choice.
-    Ok(line.trim().parse::<usize>().ok().and_then(|at| at.checked_sub(1)).filter(|at| *at < choices.len()))
+    let at = answer.and_then(|answer| answer.parse::<usize>().ok()).and_then(|at| at.checked_sub(1));
+    Ok(at.filter(|at| *at < choices.len()))
 }
 
 /// Asks before the lock is taken, because the answer may take a while.
-fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(), GuardRefusal>> {
+fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(), ExitReason>> {
     let seen = Observed::new(context, &mut Cache::load(&context.root));
     let (release, lacking) = match lacking(&seen.system, &seen.assessment, arguments) {
         Ok(found) => found,
@@ -280,14 +288,9 @@ fn ask(context: &Context, arguments: &AllowArguments) -> anyhow::Result<Result<(
     let new: Vec<MissingModule> =
         lacking.into_iter().filter(|lack| !seen.system.wishes.allows(&release, lack.name())).collect();
     let Some(lack) = lacks(&new) else { return Ok(Ok(())) };
-    let refused = |why: String| Err(GuardRefusal { code: exit::ATTENTION, why });
-    Ok(match confirmed(&format!("Let kernel {release} boot without {lack}?"))? {
-        Some(true) => Ok(()),
-        Some(false) => refused("not confirmed: nothing has been changed".to_owned()),
-        None => refused(format!(
-            "kernel {release} lacks {lack}: without a terminal to ask on, --yes confirms; nothing has been changed"
-        )),
-    })
+    let alone = format!("kernel {release} lacks {lack}: {NO_TERMINAL}");
+    let why = unconfirmed(&format!("Let kernel {release} boot without {lack}?"), &alone)?;
+    Ok(why.map_or(Ok(()), |why| Err(ExitReason::attention(why))))
 }
 
 /// Runs `allow`.
@@ -342,7 +345,7 @@ fn try_again(context: &Context, arguments: &AllowArguments, common: &Common) -> 
             };
             let step = boot_remedies::allow(&system.wishes, &release, &lacking);
             let step = step.map(|step| format!("; {}", step.text(&CommandTarget::of_root(&context.root))));
-            return Err(GuardRefusal::unknown(format!(
+            return Err(ExitReason::unknown(format!(
                 "no boot of kernel {release} has failed: there is nothing to try again{}",
                 step.unwrap_or_default()
             )));
@@ -359,7 +362,7 @@ fn change(
     verb: &'static str,
     options: &OverrideOptions,
     common: &Common,
-    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, GuardRefusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, ExitReason>,
 ) -> anyhow::Result<u8> {
     if !options.dry_run {
         need_root(context, verb)?;

@@ -2,19 +2,18 @@
 
 use clap::Args;
 
-use super::hold::confirmed;
+use super::hold::{NO_TERMINAL, unconfirmed};
 use super::{Common, answer, need_root};
 use crate::context::Context;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::report::add::StepResult;
 use crate::report::render::json;
 use crate::report::render::setup::{found, rest};
 use crate::report::render::style::ScreenStyle;
 use crate::report::setup::SetupDocument;
-use crate::state::{LOCK, is_ours};
-use crate::sys::{Lock, interrupt};
+use crate::sys::interrupt;
 use crate::update::progress::ProgressMode;
-use crate::update::sequence::wait_for_swupd;
+use crate::update::sequence::{lock, wait_for_swupd};
 use crate::update::setup::{self, SetupPlan};
 
 /// The arguments of `setup`.
@@ -40,13 +39,7 @@ pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> an
         need_root(context, "clr-dkms setup")?;
     }
     interrupt::watch()?;
-    let plan = match SetupPlan::observe(context) {
-        Ok(plan) => plan,
-        Err(why) => {
-            tracing::error!("{why}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let plan = SetupPlan::observe(context).map_err(ExitReason::unknown)?;
     let mut document = SetupDocument::default();
     plan.describe(context, &mut document);
     if arguments.dry_run {
@@ -58,7 +51,7 @@ pub fn run(context: &Context, arguments: &SetupArguments, common: &Common) -> an
         answer(&found(&document, &style), common.color)?;
     }
     if !arguments.dry_run && get_bundles(context, arguments, &plan, &mut document)? {
-        let _lock = Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?;
+        let _lock = lock(context)?;
         let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
         setup::complete(context, show, &mut document)?;
         document.ready = !document.steps.has_failed();
@@ -81,12 +74,7 @@ fn get_bundles(
     }
     if !arguments.yes {
         let question = format!("Install {} with swupd?", plan.bundles().join(", "));
-        let why = match confirmed(&question)? {
-            Some(true) => None,
-            Some(false) => Some("not confirmed: nothing has been changed"),
-            None => Some("without a terminal to ask on, --yes confirms; nothing has been changed"),
-        };
-        if let Some(why) = why {
+        if let Some(why) = unconfirmed(&question, NO_TERMINAL)? {
             document.steps.add("bundle", StepResult::Failed, why);
             return Ok(false);
         }

@@ -10,29 +10,14 @@ use crate::boot_decision::{AdminOverrides, Reason, Ruling};
 use crate::context::Context;
 use crate::decide::assessment::{BootAssessment, assess};
 use crate::dkms::Cache;
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::report::Verdict;
 use crate::report::observation::observe as observe_status;
 use crate::requirement::{Importance, Requirement};
 use crate::state::trial::TRIAL;
-use crate::state::{self, LOCK, SCHEMA, WISHES, WishesFile, is_ours};
-use crate::sys::{FileError, Lock, interrupt};
+use crate::state::{self, SCHEMA, WISHES, WishesFile};
+use crate::sys::{FileError, interrupt};
 use crate::system::System;
-
-/// Why an override is refused.
-#[derive(Debug)]
-pub struct GuardRefusal {
-    pub code: u8,
-    /// The reason, with the next step.
-    pub why: String,
-}
-
-impl GuardRefusal {
-    /// A refusal because it is unknown which kernel is meant.
-    pub fn unknown(why: impl Into<String>) -> GuardRefusal {
-        GuardRefusal { code: exit::UNKNOWN, why: why.into() }
-    }
-}
 
 /// The result of a change, as a document.
 #[derive(Debug, Serialize)]
@@ -98,18 +83,18 @@ impl From<AdminOverrides> for Request {
 pub fn change(
     context: &Context,
     dry_run: bool,
-    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, GuardRefusal>,
+    change: impl FnOnce(&System, &BootAssessment) -> Result<Option<Request>, ExitReason>,
 ) -> anyhow::Result<OverrideResult> {
     let mut lock = None;
     if !dry_run {
         interrupt::watch()?;
-        lock = Some(Lock::take(&context.root, LOCK, context.settings.lock_wait, is_ours)?);
+        lock = Some(sequence::lock(context)?);
     }
     let mut cache = Cache::load(&context.root);
     let seen = Observed::new(context, &mut cache);
     let request = match change(&seen.system, &seen.assessment) {
         Ok(request) => request,
-        Err(GuardRefusal { code, why }) => {
+        Err(ExitReason { code, why }) => {
             tracing::error!("{why}");
             return Ok(OverrideResult { refused: Some(why), ..OverrideResult::new(&seen, dry_run, code) });
         }
