@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Common, answer};
+use super::Common;
 use crate::context::Context;
 use crate::dkms::conf::{self, ConfError, ConfFile, DkmsRules};
 use crate::dkms::lint::source::{SourceFiles, Trust};
@@ -13,19 +13,15 @@ use crate::dkms::lint::{
     Answer, Expected, LintSubject, Severity, lint, own_modules, without_conf, without_source,
 };
 use crate::dkms::{Cache, ModuleName, Source, Tree, tree};
-use crate::exit;
+use crate::exit::{self, ExitReason};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::{Inventory, NoSuchKernel, Running};
 use crate::limits::TEXT;
 use crate::report::lint::{LintDocument, Target};
 use crate::report::remedy::CommandTarget;
-use crate::report::render::json;
 use crate::report::render::lint::screen;
-use crate::report::render::style::ScreenStyle;
 use crate::sys::{FileKind, Presence, Root};
-
-/// Used if no kernel is known. A dkms.conf may do arithmetic with the version numbers.
-const ANY_KERNEL: &str = "6.15.0-1.native";
+use crate::update::adopt::ANY_KERNEL;
 
 /// The arguments of `lint`.
 #[derive(Debug, Args)]
@@ -47,30 +43,20 @@ pub struct LintArguments {
 /// # Errors
 /// If stdout cannot be written.
 pub fn run(context: &Context, arguments: &LintArguments, common: &Common) -> anyhow::Result<u8> {
-    let kernels = match kernels(context, arguments.kernel.as_deref()) {
-        Ok(kernels) => kernels,
-        Err(reason) => {
-            tracing::error!("{reason}");
-            return Ok(exit::UNKNOWN);
-        }
-    };
+    let kernels = kernels(context, arguments.kernel.as_deref()).map_err(ExitReason::unknown)?;
     let tree = Tree::observe(&context.root);
     let bench = Bench::new(context, &tree, kernels);
     let targets = if arguments.targets.is_empty() {
         if let Some(reason) = &tree.unreadable {
-            tracing::error!("{reason}");
-            return Ok(exit::UNKNOWN);
+            return Err(ExitReason::unknown(reason).into());
         }
         bench.everything()
     } else {
         arguments.targets.iter().flat_map(|target| bench.named(target)).collect::<Vec<_>>()
     };
-    let targets = targets.into_iter().map(|asked| bench.look(asked)).collect();
     let known = bench.kernels.iter().filter(|(_, matters)| *matters).map(|(release, _)| release.clone());
     let document = LintDocument::of(known.collect(), targets, &CommandTarget::of_root(&context.root));
-    let style = ScreenStyle::here(true, context.clock.now());
-    let text = if arguments.json { json(&document)? } else { screen(&document, &style) };
-    answer(&text, common.color)?;
+    super::show(context, &document, arguments.json, common, screen)?;
     Ok(match (document.unreadable(), document.count(Severity::Error) + document.count(Severity::Warning)) {
         (0, 0) => exit::OK,
         (0, _) => exit::ATTENTION,
@@ -93,22 +79,6 @@ fn kernels(context: &Context, asked: Option<&str>) -> Result<Vec<(String, bool)>
         (Running::Known { release }, true) => vec![(release.clone(), true)],
         (Running::None | Running::Unknown { .. }, true) => vec![(ANY_KERNEL.to_owned(), false)],
     })
-}
-
-/// A target of the check.
-enum Asked {
-    /// A registered module.
-    Module(ModuleName, Source),
-    /// A directory inside the root, and its name on the command line.
-    Directory(PathBuf, PathBuf),
-    /// There is no such target.
-    Nothing(String, String),
-}
-
-impl Asked {
-    fn of(registered: &tree::Registered) -> Asked {
-        Asked::Module(registered.module.clone(), registered.source.clone())
-    }
 }
 
 /// What all targets share.
@@ -136,41 +106,40 @@ impl<'a> Bench<'a> {
     }
 
     /// Every registered module, and every unregistered source next to them.
-    fn everything(&self) -> Vec<Asked> {
+    fn everything(&self) -> Vec<Target> {
         let root = &self.context.root;
         let (entries, unread) = match root.list_optional(tree::SOURCES) {
             Ok(entries) => (entries, None),
-            Err(e) => {
-                let shown = root.shown_path(tree::SOURCES).display().to_string();
-                (Vec::new(), Some(Asked::Nothing(shown, e.to_string())))
-            }
+            Err(e) => (Vec::new(), Some(unread(&root.shown_path(tree::SOURCES), e))),
         };
         let beside = entries.into_iter().filter_map(|entry| {
             let path = Path::new(tree::SOURCES).join(&entry.name);
             // A symlink that leads nowhere is not a source.
             let is_known = self.registered.as_ref()?.contains(&real_inside(root, &path)?);
             let is_source = !is_known && !root.lookup(path.join("dkms.conf")).is_absent();
-            is_source.then(|| Asked::Directory(path.clone(), root.shown_path(&path)))
+            is_source.then(|| self.directory(&path, &root.shown_path(&path)))
         });
-        self.tree.modules.iter().map(Asked::of).chain(beside).chain(unread).collect()
+        let registered = self.tree.modules.iter().map(|known| self.module(known));
+        registered.chain(beside).chain(unread).collect()
     }
 
     /// The targets that an argument names.
-    fn named(&self, target: &Path) -> Vec<Asked> {
+    fn named(&self, target: &Path) -> Vec<Target> {
         let given = target.to_string_lossy();
         let is_path = target.is_absolute() || given.starts_with('.') || given.ends_with('/');
         if !is_path {
             let named = |m: &&tree::Registered| *given == *m.module.name || given == m.module.to_string();
-            let found: Vec<Asked> = self.tree.modules.iter().filter(named).map(Asked::of).collect();
+            let found = self.tree.modules.iter().filter(named).map(|known| self.module(known));
+            let found: Vec<Target> = found.collect();
             if !found.is_empty() {
                 return found;
             }
         }
-        vec![self.directory(target)]
+        vec![self.at_path(target)]
     }
 
     /// The directory of a path argument: relative to the working directory, or to `/` of another root.
-    fn directory(&self, target: &Path) -> Asked {
+    fn at_path(&self, target: &Path) -> Target {
         let root = &self.context.root;
         let from = match std::env::current_dir() {
             Ok(here) if root.is_slash() => here,
@@ -186,50 +155,44 @@ impl<'a> Bench<'a> {
             Presence::There(stat) if stat.kind == FileKind::Directory => {
                 // The path inside another root is not valid on the host, so the host path is shown.
                 let given = if root.is_slash() { given } else { root.shown_path(&inside) };
-                Asked::Directory(inside, given)
+                self.directory(&inside, &given)
             }
-            Presence::There(_) => {
-                let why = "it is not a directory; unpack an archive first (tar -xf)";
-                Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
-            }
-            Presence::Absent => {
-                let why =
-                    "it is neither a registered module nor a directory; `clr-dkms status` lists the modules";
-                Asked::Nothing(given.to_string_lossy().into_owned(), why.to_owned())
-            }
-            Presence::Unreadable(e) => Asked::Nothing(given.to_string_lossy().into_owned(), e.to_string()),
+            Presence::There(_) => unread(&given, "it is not a directory; unpack an archive first (tar -xf)"),
+            Presence::Absent => unread(
+                &given,
+                "it is neither a registered module nor a directory; `clr-dkms status` lists the modules",
+            ),
+            Presence::Unreadable(e) => unread(&given, e),
         }
     }
 
-    fn look(&self, asked: Asked) -> Target {
+    fn module(&self, tree::Registered { module, source, .. }: &tree::Registered) -> Target {
         let root = &self.context.root;
-        match asked {
-            Asked::Nothing(name, reason) => Target { name, unreadable: Some(reason), ..Target::default() },
-            Asked::Module(module, Source::Directory { path, .. }) => {
+        let name = module.to_string();
+        match source {
+            Source::Directory { path, .. } => {
                 // The source directory, not the symlink to it in the DKMS tree.
-                let path = real_inside(root, &path).unwrap_or(path);
-                let display = root.shown_path(&path);
-                self.read(module.to_string(), &path, &display, Some(module))
+                let path = real_inside(root, path).unwrap_or_else(|| path.clone());
+                self.read(name, &path, &root.shown_path(&path), Some(module.clone()))
             }
-            Asked::Module(module, Source::Broken { reason }) => Target {
-                name: module.to_string(),
-                findings: vec![without_source(&module, &reason)],
-                ..Target::default()
-            },
-            Asked::Module(module, Source::Unknown { reason }) => {
-                Target { name: module.to_string(), unreadable: Some(reason), ..Target::default() }
+            Source::Broken { reason } => {
+                Target { name, findings: vec![without_source(module, reason)], ..Target::default() }
             }
-            Asked::Directory(inside, given) => {
-                // An archive of `dkms mktarball` has the source in a subdirectory.
-                let below = |directory: &Path| directory.join("dkms_source_tree");
-                let packed = !root.lookup(inside.join("dkms.conf")).is_there()
-                    && root.lookup(below(&inside).join("dkms.conf")).is_there();
-                let name = show(&given, &inside, &inside, root);
-                match packed {
-                    true => self.read(name, &below(&inside), &below(&given), None),
-                    false => self.read(name, &inside, &given, None),
-                }
-            }
+            Source::Unknown { reason } => unread(Path::new(&name), reason),
+        }
+    }
+
+    /// A directory inside the root that `given` names.
+    fn directory(&self, inside: &Path, given: &Path) -> Target {
+        let root = &self.context.root;
+        // An archive of `dkms mktarball` has the source in a subdirectory.
+        let below = |directory: &Path| directory.join("dkms_source_tree");
+        let packed = !root.lookup(inside.join("dkms.conf")).is_there()
+            && root.lookup(below(inside).join("dkms.conf")).is_there();
+        let name = show(given, inside, inside, root);
+        match packed {
+            true => self.read(name, &below(inside), &below(given), None),
+            false => self.read(name, inside, given, None),
         }
     }
 
@@ -325,6 +288,12 @@ impl<'a> Bench<'a> {
             (true, false) => Trust::Users(vec![0, me]),
         }
     }
+}
+
+/// A target that cannot be read.
+fn unread(given: &Path, why: impl ToString) -> Target {
+    let name = given.to_string_lossy().into_owned();
+    Target { name, unreadable: Some(why.to_string()), ..Target::default() }
 }
 
 /// The path of a directory inside the root, with symlinks resolved.

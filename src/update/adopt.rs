@@ -18,7 +18,7 @@ use crate::sys::{FileKind, Scratch, scratch};
 use source_trial::SourceTrial;
 
 /// Stands for any kernel where none is installed: a `dkms.conf` may compute with the numbers.
-pub(super) const ANY_KERNEL: &str = "6.15.0-1.native";
+pub const ANY_KERNEL: &str = "6.15.0-1.native";
 /// The directory of clr-dkms in a root.
 const STATE: &str = "/var/lib/clr-dkms";
 
