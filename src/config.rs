@@ -174,23 +174,12 @@ impl Default for Settings {
 pub enum ConfigError {
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is not an INI file.
+    /// It is not an INI file. `line`: the line number, from 1.
     #[error("{file}:{line}: {what}", file = file.display())]
-    Syntax {
-        file: PathBuf,
-        /// The line number, from 1.
-        line: usize,
-        what: String,
-    },
+    Syntax { file: PathBuf, line: usize, what: String },
     /// A section, key or value is unknown.
     #[error("{file}: [{section}] {key}: {what}", file = file.display())]
-    Entry {
-        file: PathBuf,
-        section: String,
-        key: String,
-        /// What is wrong, and what is accepted.
-        what: String,
-    },
+    Entry { file: PathBuf, section: String, key: String, what: String },
 }
 
 /// Reads the settings of a root. Errors are returned, and the other settings still apply.

@@ -53,22 +53,13 @@ pub enum ModuleOrigin {
 #[serde(rename_all = "kebab-case", tag = "use")]
 pub enum Use {
     /// A mounted filesystem: the module provides its type, or drives a device below it.
-    Mount {
-        point: String,
-        /// The filesystem type.
-        fs: String,
-    },
-    Swap {
-        device: String,
-    },
+    Mount { point: String, fs: String },
+    /// A swap device in use.
+    Swap { device: String },
     /// An imported OpenZFS pool.
-    Pool {
-        pool: String,
-    },
-    DefaultRoute {
-        /// The outgoing interface.
-        interface: String,
-    },
+    Pool { pool: String },
+    /// The outgoing interface of the default route.
+    DefaultRoute { interface: String },
     /// A connected display, or the graphics card that the firmware used.
     Display,
     /// It is loaded in the running kernel.
@@ -76,15 +67,11 @@ pub enum Use {
     /// Some version is installed for the running kernel.
     Installed,
     /// A file in modules-load.d lists it.
-    ModulesLoad {
-        file: String,
-    },
+    ModulesLoad { file: String },
     /// `[modules]` in clr-dkms.conf lists it.
     Listed,
     /// `clr-dkms add` keeps these drivers of the kernel from being loaded in its favour.
-    Replaces {
-        drivers: Vec<String>,
-    },
+    Replaces { drivers: Vec<String> },
     /// It was required before, and nothing shows that this has ended.
     Remembered,
 }

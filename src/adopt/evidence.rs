@@ -82,40 +82,16 @@ pub enum AdoptError {
     NoSource,
     /// A part of the source is missing.
     #[error("{}: the submodule is empty, as in archives that a web site makes", .path.display())]
-    EmptySubmodule {
-        /// Its directory.
-        path: PathBuf,
-        /// The line of `.gitmodules`.
-        evidence: Option<Evidence>,
-    },
-    /// More than one answer is possible.
+    EmptySubmodule { path: PathBuf, evidence: Option<Evidence> },
+    /// More than one answer is possible. `by_conf`: the answer is a value of `--conf`.
     #[error("{what}: {}", .choices.join(", "))]
-    Ambiguous {
-        /// The question.
-        what: &'static str,
-        /// The answers.
-        choices: Vec<String>,
-        /// How to choose.
-        option: &'static str,
-        /// The answer is a value of `--conf`.
-        by_conf: bool,
-    },
+    Ambiguous { what: &'static str, choices: Vec<String>, option: &'static str, by_conf: bool },
     /// A placeholder whose value is unknown.
     #[error("the value of the placeholder {token} is unknown")]
-    Placeholder {
-        /// The placeholder.
-        token: String,
-        /// Where it is.
-        evidence: Evidence,
-    },
+    Placeholder { token: String, evidence: Evidence },
     /// The project is prepared for the build in a way that is its own.
     #[error("{why}")]
-    NeedsRecipe {
-        /// What it needs.
-        why: String,
-        /// Where it says so.
-        evidence: Option<Evidence>,
-    },
+    NeedsRecipe { why: String, evidence: Option<Evidence> },
     /// There is no version.
     #[error("no version was found")]
     NoVersion,
@@ -125,12 +101,7 @@ pub enum AdoptError {
     /// The `dkms.conf` is not usable.
     #[error("{reason}")]
     #[strum(serialize = "unusable-dkms-conf")]
-    Conf {
-        /// The reason.
-        reason: String,
-        /// The line.
-        evidence: Option<Evidence>,
-    },
+    Conf { reason: String, evidence: Option<Evidence> },
     /// Something could not be read or evaluated.
     #[error("{0}")]
     Unknown(String),

@@ -50,13 +50,8 @@ impl fmt::Display for SwupdLine {
 pub enum Deferral {
     /// It leaves them to clr-dkms.
     Armed,
-    /// It runs clr-boot-manager itself.
-    Off {
-        /// The line of an opposite setting.
-        overridden_by: Option<SwupdLine>,
-        /// Why our setting could not be written.
-        refused: Option<String>,
-    },
+    /// It runs clr-boot-manager itself. `refused`: why our setting could not be written.
+    Off { overridden_by: Option<SwupdLine>, refused: Option<String> },
 }
 
 /// Reads what swupd will read. A file that cannot be read counts as empty: swupd cannot read it either.

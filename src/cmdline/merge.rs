@@ -47,13 +47,9 @@ pub struct CmdlineWord {
 pub enum Effect {
     /// It removed these words.
     Took(Vec<CmdlineWord>),
-    /// It began inside of a word and left the rest, joined with what follows.
-    TookPart {
-        /// The affected words, before the removal.
-        of: Vec<CmdlineWord>,
-        /// What is left of them.
-        left: Vec<u8>,
-    },
+    /// It began inside of a word and left the rest, joined with what follows. `of`: the affected words,
+    /// before the removal. `left`: what is left of them.
+    TookPart { of: Vec<CmdlineWord>, left: Vec<u8> },
     /// The line does not contain its text.
     NotThere,
     /// The first occurrence of its text is followed by neither a blank nor the end. Later occurrences are not

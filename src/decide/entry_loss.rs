@@ -12,35 +12,21 @@ use crate::system::{KernelCmdline, System};
 /// Something that is needed, that the present boot entry has, and that a new one would not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EntryLoss {
-    /// With the new command line the kernel refuses modules that it accepts with the present one.
+    /// With the new command line the kernel refuses modules that it accepts with the present one. `modules`:
+    /// each module, and what it is needed for. `why`: what makes the difference, as a sentence without a full
+    /// stop.
     #[error(
         "with a new boot entry {kernel} would refuse {}, which it accepts with the present one: {why}",
         needed(modules)
     )]
-    Refused {
-        kernel: String,
-        /// Each module, and what it is needed for.
-        modules: Vec<(String, String)>,
-        /// What makes the difference, as a sentence without a full stop.
-        why: String,
-    },
-    /// With the new command line a module is not loaded that is loaded with the present one.
+    Refused { kernel: String, modules: Vec<(String, String)>, why: String },
+    /// With the new command line a module is not loaded that is loaded with the present one. `why`: what
+    /// prevents it from being loaded, as a sentence. `by`: the same as values.
     #[error("a new boot entry of {kernel} would lose {module}: {why}")]
-    Blocked {
-        kernel: String,
-        module: String,
-        /// What prevents it from being loaded, as a sentence.
-        why: String,
-        /// The same as values.
-        by: Obstruction,
-    },
-    /// The initrd of the kernel no longer has a source.
+    Blocked { kernel: String, module: String, why: String, by: Obstruction },
+    /// The initrd of the kernel no longer has a source. `initrd`: the name of the initrd.
     #[error("the boot entry of {kernel} loads {initrd}, which has no source any more")]
-    Initrd {
-        kernel: String,
-        /// The name of the initrd.
-        initrd: String,
-    },
+    Initrd { kernel: String, initrd: String },
 }
 
 fn needed(modules: &[(String, String)]) -> String {

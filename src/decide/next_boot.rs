@@ -23,33 +23,17 @@ pub struct LoaderChoice {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextBoot {
-    /// An installed kernel.
-    Installed {
-        /// The kernel release.
-        release: String,
-        /// The entry. None for an image without boot files, where clr-boot-manager will choose it.
-        choice: Option<LoaderChoice>,
-    },
+    /// An installed kernel. `choice`: the entry. None for an image without boot files, where clr-boot-manager
+    /// will choose it.
+    Installed { release: String, choice: Option<LoaderChoice> },
     /// A kernel that is no longer installed: its entry and its image are still on the boot partition, but its
     /// modules are not on the disk.
-    Removed {
-        /// The kernel release.
-        release: String,
-        /// The entry.
-        choice: LoaderChoice,
-    },
+    Removed { release: String, choice: LoaderChoice },
     /// Another system, or an EFI program.
-    OtherSystem {
-        /// The entry.
-        choice: LoaderChoice,
-    },
-    /// It cannot be determined.
-    Unknown {
-        /// The cause, as a sentence for people.
-        reason: String,
-        /// The release that the last run saw as the next boot.
-        remembered: Option<String>,
-    },
+    OtherSystem { choice: LoaderChoice },
+    /// It cannot be determined. `reason`: the cause, as a sentence for people. `remembered`: the release that
+    /// the last run saw as the next boot.
+    Unknown { reason: String, remembered: Option<String> },
 }
 
 impl NextBoot {

@@ -30,12 +30,7 @@ pub struct SetupInputs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SetupGap {
     /// The headers of a kernel.
-    Headers {
-        /// Its release.
-        kernel: String,
-        /// What is wrong with them.
-        reason: String,
-    },
+    Headers { kernel: String, reason: String },
     /// A program.
     Program(String),
 }
@@ -45,13 +40,9 @@ pub enum SetupGap {
 pub enum Unfilled {
     /// The system has no swupd.
     NoSwupd,
-    /// There is no DKMS bundle for the variant; perhaps for its successor.
-    NoBundle {
-        /// The variant.
-        variant: String,
-        /// The bundle of the successor.
-        move_to: Option<&'static str>,
-    },
+    /// There is no DKMS bundle for the variant; perhaps for its successor. `move_to`: the bundle of the
+    /// successor.
+    NoBundle { variant: String, move_to: Option<&'static str> },
     /// The bundle is installed, and what it has is not there.
     Incomplete(&'static str),
     /// It cannot be determined what is there.

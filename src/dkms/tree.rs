@@ -34,23 +34,12 @@ pub enum Stage {
 /// The source directory of a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// It exists.
-    Directory {
-        /// The path inside the root.
-        path: PathBuf,
-        /// The link has the same target from outside the root as from inside.
-        portable: bool,
-    },
+    /// It exists. `portable`: the link has the same target from outside the root as from inside.
+    Directory { path: PathBuf, portable: bool },
     /// The link is missing or dangling.
-    Broken {
-        /// The reason.
-        reason: String,
-    },
+    Broken { reason: String },
     /// It cannot be determined.
-    Unknown {
-        /// The reason.
-        reason: String,
-    },
+    Unknown { reason: String },
 }
 
 /// A registered module.

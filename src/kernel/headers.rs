@@ -13,18 +13,13 @@ pub enum Headers {
     Present,
     /// They are not there.
     Absent,
-    /// They are for another release: modules built with them would not load.
-    OtherRelease {
-        /// What `include/config/kernel.release` says.
-        release: String,
-    },
+    /// They are for another release: modules built with them would not load. `release`: what
+    /// `include/config/kernel.release` says.
+    OtherRelease { release: String },
     /// The directory is there without `include/config/kernel.release`.
     Incomplete,
     /// It cannot be determined.
-    Unreadable {
-        /// Why.
-        reason: String,
-    },
+    Unreadable { reason: String },
 }
 
 /// The headers of a kernel release.

@@ -142,13 +142,12 @@ pub struct Oddity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "state")]
 pub enum Images {
+    /// Each of them was seen.
     Listed,
     /// The directory does not exist: clr-boot-manager does not manage this system.
     Absent,
     /// It could not be listed. Nothing may be concluded from the absence of a kernel.
-    Unreadable {
-        reason: String,
-    },
+    Unreadable { reason: String },
 }
 
 /// A name that no installed kernel has.

@@ -21,18 +21,11 @@ pub enum Family {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "dkms")]
 pub enum Support {
-    /// These bundles contain DKMS and the headers.
-    Supported {
-        /// The bundle with DKMS, compiler and headers.
-        dkms_bundle: &'static str,
-        /// The bundle with the headers only.
-        headers_bundle: &'static str,
-    },
-    /// The variant is discontinued, with a successor.
-    Deprecated {
-        /// The bundle of the successor.
-        move_to: &'static str,
-    },
+    /// These bundles contain DKMS and the headers. `dkms_bundle`: the bundle with DKMS, compiler and headers.
+    /// `headers_bundle`: the bundle with the headers only.
+    Supported { dkms_bundle: &'static str, headers_bundle: &'static str },
+    /// The variant is discontinued, with a successor. `move_to`: the bundle of the successor.
+    Deprecated { move_to: &'static str },
     /// No bundle exists for it.
     Unsupported,
 }

@@ -30,33 +30,13 @@ pub enum Directive {
     /// `blacklist MODULE`: the module's own aliases do not load it.
     Blacklist { module: String },
     /// `install PATTERN COMMAND`: the command runs instead of loading the module.
-    Install {
-        /// The pattern of module names.
-        pattern: String,
-        /// The rest of the line.
-        command: String,
-    },
+    Install { pattern: String, command: String },
     /// `alias PATTERN MODULE`: another name, which takes precedence over the names of modules.
-    Alias {
-        /// The pattern of requested names.
-        pattern: String,
-        /// The module that is loaded.
-        module: String,
-    },
-    /// `options MODULE TEXT`.
-    Options {
-        /// The module, or an alias.
-        module: String,
-        /// The rest of the line.
-        text: String,
-    },
+    Alias { pattern: String, module: String },
+    /// `options MODULE TEXT`, where MODULE may be an alias.
+    Options { module: String, text: String },
     /// `softdep PATTERN pre: … post: …`: other modules that are loaded together with it.
-    SoftDependency {
-        /// The pattern of module names.
-        pattern: String,
-        /// The modules that are loaded before and after it.
-        others: Vec<String>,
-    },
+    SoftDependency { pattern: String, others: Vec<String> },
 }
 
 /// All directives, in the order in which kmod reads them.

@@ -48,18 +48,11 @@ impl FileOrigin {
 pub enum Resolution {
     /// It is built into the kernel. modprobe loads nothing, even if a file of that name exists.
     BuiltIn,
-    File {
-        /// The path inside the root.
-        path: String,
-        origin: FileOrigin,
-        /// The names of the modules that are loaded before it.
-        needs: Vec<String>,
-    },
+    /// A file. `needs`: the names of the modules that are loaded before it.
+    File { path: String, origin: FileOrigin, needs: Vec<String> },
     /// `modules.dep` names a file that does not exist.
-    Dangling {
-        /// The path inside the root.
-        path: String,
-    },
+    Dangling { path: String },
+    /// There is no such module.
     Absent,
     /// It is unknown, and why.
     Unknown(String),

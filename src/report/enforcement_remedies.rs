@@ -11,12 +11,7 @@ pub enum EnforcementProblem {
     /// `module.sig_unenforce` is not as configured.
     NotAsWanted(ParameterFix),
     /// The installed file of a module cannot be loaded, whatever its signature.
-    Unfit {
-        /// The module.
-        module: ModuleName,
-        /// The kernel release.
-        kernel: String,
-    },
+    Unfit { module: ModuleName, kernel: String },
     /// The command line disables all modules.
     ModulesDisabled,
     /// An IMA policy appraises modules.
@@ -42,10 +37,7 @@ pub enum EnforcementProblem {
     /// The value of the parameter cannot be determined from the way it is written.
     ParameterUnclear,
     /// Whether the kernel trusts the key of a module is unknown.
-    KeyUnknown {
-        /// The name of the module.
-        module: String,
-    },
+    KeyUnknown { module: String },
     /// The file of a module cannot be read.
     ModuleUnread,
     /// The behaviour of the running kernel is unknown.
@@ -54,11 +46,9 @@ pub enum EnforcementProblem {
     EntriesUnknown,
     /// Only the machine that boots the image can determine it.
     NotThisMachine,
-    /// The next boot differs from the running system.
-    RebootPending {
-        /// Enforcement is off now, and on at the next boot.
-        on_again: bool,
-    },
+    /// The next boot differs from the running system. `on_again`: enforcement is off now, and on at the next
+    /// boot.
+    RebootPending { on_again: bool },
 }
 
 /// What sets `module.sig_unenforce` as configured.

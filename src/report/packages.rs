@@ -9,16 +9,11 @@ const SOLUS: &str = "com.solus-project";
 /// The commands that install kernel headers and build tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Packages {
-    /// swupd of Clear Linux.
-    Swupd {
-        /// The bundle with DKMS, compiler and headers; none if the kernel has none.
-        bundle: Option<&'static str>,
-    },
-    /// eopkg of Solus.
-    Eopkg {
-        /// The package with the headers.
-        headers: String,
-    },
+    /// swupd of Clear Linux. `bundle`: the bundle with DKMS, compiler and headers; none if the kernel has
+    /// none.
+    Swupd { bundle: Option<&'static str> },
+    /// eopkg of Solus. `headers`: the package with the headers.
+    Eopkg { headers: String },
 }
 
 impl Packages {

@@ -25,94 +25,37 @@ use crate::sys::TimeStyle;
 #[strum_discriminants(strum(serialize_all = "kebab-case"), serde(rename_all = "kebab-case"))]
 #[strum_discriminants(doc = "What kind of problem it is; the more important ones are smaller.")]
 pub enum Problem {
-    /// The kernel that boots next is not installed any more.
-    BootsRemoved {
-        /// Its release.
-        kernel: String,
-        /// The critical modules that will be missing.
-        lacks: Vec<MissingModule>,
-    },
-    /// The kernel that boots next lacks a critical module.
-    BootsWithout {
-        /// Its release.
-        kernel: String,
-        /// What it lacks.
-        lacks: Vec<MissingModule>,
-        /// The override of an admin that lets it boot.
-        by: Option<AdminOverride>,
-    },
-    /// No kernel has all that is needed.
-    NoGoodKernel {
-        /// The best one, and what it lacks; none if there is no kernel.
-        best: Option<(String, Vec<MissingModule>)>,
-    },
-    /// It is unknown which kernel boots next, and the kernels differ in what is needed.
-    NextBootUnknown {
-        /// Why.
-        why: String,
-        /// The release that the last run saw.
-        remembered: Option<String>,
-    },
-    /// Another kernel than the chosen one boots next.
-    WrongDefault {
-        /// The release of the one that boots next.
-        kernel: String,
-        /// The release of the one that should.
-        should: Option<String>,
-        /// What the kernel that boots next lacks, if that is the reason.
-        lacks: Vec<MissingModule>,
-    },
-    /// An admin holds a kernel.
-    HeldByAdmin {
-        /// Its release.
-        kernel: String,
-        /// The user, the time and the reason of the request.
-        note: OverrideNote,
-    },
-    /// The first boot of a kernel has failed.
-    TrialFailed {
-        /// Its release.
-        kernel: String,
-        /// What did not work; none if its check did not come to an end.
-        lack: Option<MissingModule>,
-        /// The release of the kernel that boots next, while the failed one runs.
-        back_to: Option<String>,
-    },
+    /// The kernel that boots next is not installed any more. `lacks`: the critical modules that will be
+    /// missing.
+    BootsRemoved { kernel: String, lacks: Vec<MissingModule> },
+    /// The kernel that boots next lacks a critical module. `by`: the override of an admin that lets it boot.
+    BootsWithout { kernel: String, lacks: Vec<MissingModule>, by: Option<AdminOverride> },
+    /// No kernel has all that is needed. `best`: the best one, and what it lacks; none if there is no kernel.
+    NoGoodKernel { best: Option<(String, Vec<MissingModule>)> },
+    /// It is unknown which kernel boots next, and the kernels differ in what is needed. `remembered`: the
+    /// release that the last run saw.
+    NextBootUnknown { why: String, remembered: Option<String> },
+    /// Another kernel than the chosen one boots next. `kernel`: the release of the one that boots next.
+    /// `should`: the release of the one that should. `lacks`: what the kernel that boots next lacks, if that
+    /// is the reason.
+    WrongDefault { kernel: String, should: Option<String>, lacks: Vec<MissingModule> },
+    /// An admin holds a kernel. `note`: the user, the time and the reason of the request.
+    HeldByAdmin { kernel: String, note: OverrideNote },
+    /// The first boot of a kernel has failed. `lack`: what did not work; none if its check did not come to an
+    /// end. `back_to`: the release of the kernel that boots next, while the failed one runs.
+    TrialFailed { kernel: String, lack: Option<MissingModule>, back_to: Option<String> },
     /// The machine was rebooted in an orderly way before a kernel on trial could be checked.
-    TrialUnchecked {
-        /// Its release.
-        kernel: String,
-    },
-    /// A kernel runs on trial.
-    OnTrial {
-        /// Its release.
-        kernel: String,
-        /// The release of the kernel that stays the boot default.
-        fallback: String,
-    },
-    /// A kernel is to be booted on trial, and the boot default is not the kernel to return to.
-    TrialOverridden {
-        /// Its release.
-        kernel: String,
-        /// The release of the kernel to return to.
-        fallback: String,
-        /// The release or the entry that is the boot default.
-        default: String,
-        /// What makes it the default.
-        set_by: SetBy,
-    },
-    /// A kernel is kept from becoming the boot default.
-    HeldBack {
-        /// Its release.
-        kernel: String,
-        /// What it lacks; empty if it cannot be booted.
-        lacks: Vec<MissingModule>,
-    },
+    TrialUnchecked { kernel: String },
+    /// A kernel runs on trial. `fallback`: the release of the kernel that stays the boot default.
+    OnTrial { kernel: String, fallback: String },
+    /// A kernel is to be booted on trial, and the boot default is not the kernel to return to. `fallback`: the
+    /// release of the kernel to return to. `default`: the release or the entry that is the boot default.
+    /// `set_by`: what makes it the default.
+    TrialOverridden { kernel: String, fallback: String, default: String, set_by: SetBy },
+    /// A kernel is kept from becoming the boot default. `lacks`: what it lacks; empty if it cannot be booted.
+    HeldBack { kernel: String, lacks: Vec<MissingModule> },
     /// A fact could not be read.
-    Unreadable {
-        /// Which one, and why.
-        what: String,
-    },
+    Unreadable { what: String },
     /// The last run did not reach its end.
     RunBrokenOff,
     /// A module will be missed on a kernel.
@@ -120,68 +63,37 @@ pub enum Problem {
     /// A kernel will refuse a module for its signature, and the kernel command line does not change that.
     ModuleRefused(Box<ModuleRecord>),
     /// The boot files could not be updated.
-    BootUpdateFailed {
-        /// Why.
-        why: String,
-    },
+    BootUpdateFailed { why: String },
     /// The boot entries are not correct.
     BootEntry(MenuFault),
-    /// A kernel has no initrd of its own, but the running kernel has one.
-    NoInitrd {
-        /// The release of the kernel.
-        kernel: String,
-        /// The expected path inside the root.
-        path: String,
-        /// The expected path on the host.
-        shown: String,
-    },
+    /// A kernel has no initrd of its own, but the running kernel has one. `path`: the expected path inside
+    /// the root. `shown`: the expected path on the host.
+    NoInitrd { kernel: String, path: String, shown: String },
     /// An entry that is written again as configured would lose something.
     EntryLoss(EntryLoss),
     /// The requests of an admin about the boot default cannot be read.
-    OverridesLost {
-        /// Why.
-        why: String,
-    },
+    OverridesLost { why: String },
     /// The kernel that an admin holds cannot be booted.
-    HeldUnbootable {
-        /// Its release.
-        kernel: String,
-    },
+    HeldUnbootable { kernel: String },
     /// A line of swupd's configuration makes it update the boot files before the modules are proven.
     SwupdOverrides(SwupdLine),
     /// swupd could not be configured to leave the boot files to clr-dkms.
-    SwupdNotAsked {
-        /// Why.
-        why: String,
-    },
-    /// `module.sig_unenforce` is wanted and not configured.
-    ParameterMissing {
-        /// The releases of the kernels without it.
-        kernels: Vec<String>,
-        /// The number of kernels.
-        of: usize,
-    },
+    SwupdNotAsked { why: String },
+    /// `module.sig_unenforce` is wanted and not configured. `kernels`: the releases of the kernels without
+    /// it. `of`: the number of kernels.
+    ParameterMissing { kernels: Vec<String>, of: usize },
     /// Kernels or fragments have changed since the boot entries were written.
     BootFilesOutdated,
     /// A unit or a hook that starts clr-dkms does not do its work.
     Automation(AutomationFault),
     /// The configuration, or the environment of the last run, was faulty before it began.
-    SetupFault {
-        /// Which one.
-        what: String,
-    },
+    SetupFault { what: String },
     /// Another problem that the last run recorded.
-    Recorded {
-        /// What.
-        what: String,
-    },
+    Recorded { what: String },
     /// A part of the boot files waits.
     Waiting(WaitingPart),
     /// The record of the last run cannot be used.
-    RecordDamaged {
-        /// Why.
-        why: String,
-    },
+    RecordDamaged { why: String },
     /// No run has been made yet.
     NeverRun,
 }

@@ -34,14 +34,9 @@ const ORPHANS_LEAVE: Duration = Duration::from_secs(2);
 /// Why the lock could not be taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process holds it.
+    /// Another process holds it. `holder`: its name and process id.
     #[error("another run is active: {holder} holds {path}", path = path.display())]
-    Busy {
-        /// Its name and process id.
-        holder: String,
-        /// The lock file.
-        path: PathBuf,
-    },
+    Busy { holder: String, path: PathBuf },
     /// The file cannot be made or locked.
     #[error(transparent)]
     File(#[from] FileError),

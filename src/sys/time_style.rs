@@ -8,13 +8,8 @@ use jiff::tz::TimeZone;
 pub enum TimeStyle {
     /// In UTC and without the distance: for what is stored, and for JSON.
     Utc,
-    /// In a time zone, and how long ago that is.
-    Local {
-        /// The time of the answer.
-        now: Timestamp,
-        /// The zone of the reader.
-        zone: TimeZone,
-    },
+    /// In a time zone, and how long ago that is. `zone`: the zone of the reader.
+    Local { now: Timestamp, zone: TimeZone },
 }
 
 impl TimeStyle {

@@ -47,12 +47,7 @@ pub enum ExportError {
     TooLarge,
     /// A file in the DKMS tree cannot be read as a module.
     #[error("{path} is not a usable module: {reason}")]
-    Module {
-        /// The path inside the root.
-        path: String,
-        /// The reason.
-        reason: String,
-    },
+    Module { path: String, reason: String },
     /// It was changed while it was read.
     #[error("{0} was changed meanwhile: try again")]
     Changed(String),

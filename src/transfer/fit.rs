@@ -17,35 +17,19 @@ pub enum Misfit {
     /// They are for another architecture.
     #[error("they are for {0}")]
     Architecture(String),
-    /// The archive has other modules than the `dkms.conf` names for this kernel.
+    /// The archive has other modules than the `dkms.conf` names for this kernel. `found`: those of the
+    /// archive. `expected`: those of the `dkms.conf`.
     #[error("the archive has {found} and the dkms.conf names {expected}")]
-    Modules {
-        /// Those of the archive.
-        found: String,
-        /// Those of the `dkms.conf`.
-        expected: String,
-    },
+    Modules { found: String, expected: String },
     /// The `dkms.conf` excludes the kernel.
     #[error("its dkms.conf excludes this kernel: {0}")]
     Excluded(String),
     /// The manifest says something else than the file.
     #[error("the manifest says something else about {name} than the file: {what}")]
-    Manifest {
-        /// The module.
-        name: String,
-        /// What differs.
-        what: String,
-    },
-    /// The vermagic is not that of the kernel.
+    Manifest { name: String, what: String },
+    /// The vermagic is not that of the kernel. `expected`: that of the kernel.
     #[error("the vermagic of {name} is {found:?}, and that of the kernel's own modules is {expected:?}")]
-    Vermagic {
-        /// The module.
-        name: String,
-        /// Its vermagic.
-        found: String,
-        /// That of the kernel.
-        expected: String,
-    },
+    Vermagic { name: String, found: String, expected: String },
     /// The kernel would not load them.
     #[error("{0}")]
     #[strum(serialize = "does-not-fit")]

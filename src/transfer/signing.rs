@@ -18,22 +18,14 @@ const WRITABLE: u32 = 0o022;
 /// What is known of the signature of an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ArchiveSignature {
-    /// It is valid.
-    Valid {
-        /// The path of the key.
-        key: String,
-        /// The comment that is signed too.
-        comment: String,
-    },
+    /// It is valid. `comment`: the comment that is signed too.
+    Valid { key: String, comment: String },
     /// There is none.
     Absent,
     /// It was made with another key.
     UnknownKey,
     /// It was made with this key, for other contents.
-    Altered {
-        /// The path of the key.
-        key: String,
-    },
+    Altered { key: String },
     /// It cannot be parsed, or is of a kind that is not accepted.
     Unusable(String),
 }

@@ -63,10 +63,8 @@ pub enum ForeseenUpdate {
     /// An unrestricted `clr-boot-manager update`.
     Whole,
     /// A restricted update, which changes neither the boot default nor the entry of another kernel.
-    Restricted {
-        /// The releases of the kernels whose boot files are refreshed.
-        kernels: Vec<String>,
-    },
+    /// `kernels`: the releases of the kernels whose boot files are refreshed.
+    Restricted { kernels: Vec<String> },
     /// Nothing is run.
     None { why: String },
 }

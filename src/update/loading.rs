@@ -19,22 +19,13 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// What became of a module file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LoadOutcome {
-    /// It is loaded.
-    Loaded {
-        /// The letters by which the kernel marks it.
-        taints: String,
-        /// The devices that it drives, as sysfs names them.
-        devices: Vec<String>,
-    },
+    /// It is loaded. `taints`: the letters by which the kernel marks it. `devices`: the devices that it
+    /// drives, as sysfs names them.
+    Loaded { taints: String, devices: Vec<String> },
     /// It was loaded before.
     Before,
-    /// It is not loaded.
-    Refused {
-        /// What modprobe reports.
-        why: String,
-        /// What the kernel wrote into its log meanwhile.
-        log: Vec<String>,
-    },
+    /// It is not loaded. `log`: what the kernel wrote into its log meanwhile.
+    Refused { why: String, log: Vec<String> },
 }
 
 /// The files of a module that the running kernel has, or why there is nothing to load.

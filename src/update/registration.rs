@@ -47,14 +47,7 @@ pub enum RegisterError {
     File(#[from] FileError),
     /// The filesystem of the sources is full.
     #[error("{error}: {}", remedy_of(.place, *.lack))]
-    Full {
-        /// What failed.
-        error: FileError,
-        /// The directory, as the host sees it.
-        place: PathBuf,
-        /// What the filesystem lacks.
-        lack: Shortage,
-    },
+    Full { error: FileError, place: PathBuf, lack: Shortage },
     /// The manifest cannot be used or written.
     #[error("{0}")]
     Manifest(#[from] ManifestError),

@@ -40,12 +40,7 @@ const UNLOAD: Duration = Duration::from_secs(30);
 pub enum ChoiceError {
     /// There is no such module.
     #[error("{asked} is not registered with DKMS; registered: {known}")]
-    NotThere {
-        /// What was asked for.
-        asked: String,
-        /// The modules, as a list.
-        known: String,
-    },
+    NotThere { asked: String, known: String },
     /// It has several versions.
     #[error("{0} has several versions, choose one: {list}", list = listed(.1))]
     Several(String, Vec<ModuleName>),

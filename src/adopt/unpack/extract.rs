@@ -72,20 +72,10 @@ pub enum EntryFault {
 pub enum UnpackError {
     /// An entry is refused.
     #[error("{}: {fault}", name.escape_debug())]
-    Entry {
-        /// Its name as it is written.
-        name: String,
-        /// The reason.
-        fault: EntryFault,
-    },
-    /// It cannot be opened.
+    Entry { name: String, fault: EntryFault },
+    /// It cannot be opened. `path`: its path, as it was given.
     #[error("cannot open {}: {reason}", path.display())]
-    NotOpened {
-        /// Its path, as it was given.
-        path: PathBuf,
-        /// The reason.
-        reason: io::Error,
-    },
+    NotOpened { path: PathBuf, reason: io::Error },
     /// It is not an archive of a known format.
     #[error("it is not an archive that is known")]
     Format,

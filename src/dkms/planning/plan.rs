@@ -88,19 +88,9 @@ pub enum Decision {
     /// Nothing to do: it is proven.
     Proven,
     /// Run these steps.
-    Work {
-        /// The steps, in order.
-        steps: Vec<PlanStep>,
-        /// The reason.
-        why: String,
-    },
+    Work { steps: Vec<PlanStep>, why: String },
     /// Nothing can or should be done.
-    Leave {
-        /// The resulting state.
-        state: State,
-        /// The reason.
-        why: String,
-    },
+    Leave { state: State, why: String },
 }
 
 /// Decides about one module on one kernel.

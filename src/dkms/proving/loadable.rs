@@ -11,27 +11,15 @@ use crate::modprobe::{Claim, FileOrigin, KernelModules, Resolution};
 /// What modprobe would load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Loadable {
-    /// Nothing: it is built into the kernel.
-    BuiltIn {
-        /// Whether it supports what the module is used for.
-        serves: Serves,
-    },
-    /// A file.
-    File {
-        /// Its origin.
-        origin: FileOrigin,
-        /// Whether it supports what the module is used for.
-        serves: Serves,
-        /// The same proof as for a module of DKMS.
-        proof: Result<Box<Proof>, Vec<Flaw>>,
-    },
+    /// Nothing: it is built into the kernel. `serves`: whether it supports what the module is used for.
+    BuiltIn { serves: Serves },
+    /// A file. `serves`: whether it supports what the module is used for. `proof`: the same proof as for a
+    /// module of DKMS.
+    File { origin: FileOrigin, serves: Serves, proof: Result<Box<Proof>, Vec<Flaw>> },
     /// Nothing.
     Absent,
     /// It is unknown.
-    Unknown {
-        /// Why.
-        reason: String,
-    },
+    Unknown { reason: String },
 }
 
 /// Whether the aliases of a file match the device, file system or protocol that a module is used for.

@@ -74,71 +74,38 @@ pub enum ProofSubject {
     Signature,
 }
 
-/// What is wrong with a module on a kernel.
+/// What is wrong with a module on a kernel. Each `path` is inside the root, each `name` is without ending.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case", tag = "flaw")]
 pub enum Flaw {
     /// No file with that name is installed.
     #[error("{name}.ko is not installed")]
-    Missing {
-        /// The name, without ending.
-        name: String,
-    },
+    Missing { name: String },
     /// It cannot be read as a module.
     #[error("{path} is not a usable module: {reason}")]
-    Damaged {
-        /// The path inside the root.
-        path: String,
-        /// The reason.
-        reason: String,
-    },
+    Damaged { path: String, reason: String },
     /// It was made for another kernel.
     #[error("{path} was made for {}", made_for(found).unwrap_or_default())]
-    Vermagic {
-        /// The path inside the root.
-        path: String,
-        /// Its vermagic.
-        found: String,
-    },
+    Vermagic { path: String, found: String },
     /// dkms has installed another version or none on this kernel, so the file does not belong to this module.
     #[error("dkms has not installed this version")]
     NotInstalled,
     /// It differs from the file that the build of this version made.
     #[error("{path} is not the file that was built")]
-    Differs {
-        /// The path inside the root.
-        path: String,
-    },
-    /// `modules.dep` does not list it, so modprobe does not find it.
+    Differs { path: String },
+    /// `modules.dep` does not list it, so modprobe does not find it. `instead`: the path that `modules.dep`
+    /// lists instead, if any.
     #[error("modules.dep {}", not_listed(name, instead.as_deref()))]
-    NotListed {
-        /// The name, without ending.
-        name: String,
-        /// The path that `modules.dep` lists instead, if any.
-        instead: Option<String>,
-    },
+    NotListed { name: String, instead: Option<String> },
     /// It was built with other versions of the kernel's symbols, or takes one that does not exist.
     #[error("{path} {wrong}")]
-    Symbols {
-        /// The path inside the root.
-        path: String,
-        /// The symbol.
-        wrong: Wrong,
-    },
+    Symbols { path: String, wrong: Wrong },
     /// A module that it depends on does not exist.
     #[error("{name} needs {needs}, which is not there")]
-    Dependency {
-        /// The name, without ending.
-        name: String,
-        /// The name of the other module.
-        needs: String,
-    },
+    Dependency { name: String, needs: String },
     /// It cannot be determined.
     #[error("{reason}")]
-    Unknown {
-        /// The reason.
-        reason: String,
-    },
+    Unknown { reason: String },
 }
 
 fn not_listed(name: &str, instead: Option<&str>) -> String {

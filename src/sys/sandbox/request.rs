@@ -118,13 +118,12 @@ impl std::fmt::Display for Layers {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Confinement {
+    /// With a view of its own.
     View(SandboxView),
+    /// With the files of this system, as far as Landlock allows.
     Rights(Strength, Sight),
     /// Run with the root of an installed system as `/`, starting in that directory.
-    Image {
-        root: OsString,
-        directory: OsString,
-    },
+    Image { root: OsString, directory: OsString },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
