@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{bail, ensure};
 
-use super::BootFiles;
-use super::initrds;
+use super::{BootFiles, initrds};
 use crate::kernel::inventory::{IMAGES, There};
 use crate::kernel::{Inventory, KernelName, Running};
 use crate::sys::{FileKind, Root, RootKind};

@@ -5,12 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Error, anyhow, bail};
 
-use super::blocking_files;
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
-use super::initrds;
 use super::menu::EntryPlace;
-use super::partition;
+use super::{blocking_files, initrds, partition};
 use crate::kernel::inventory::{IMAGES, Installed, There};
 use crate::kernel::{Inventory, KernelName};
 use crate::sys::{FileError, FileKind, Root, efi, mount};

@@ -6,8 +6,7 @@ use serde::Serialize;
 use super::{Common, answer};
 use crate::exit::{self, ExitReason};
 use crate::report::catalog::{self, Explained};
-use crate::report::render::json;
-use crate::report::render::{broken, shown};
+use crate::report::render::{broken, json, shown};
 
 /// The arguments of `explain`.
 #[derive(Debug, Args)]

@@ -7,9 +7,8 @@ use serde::Serialize;
 use super::{Common, answer};
 use crate::exit::{self, ExitReason};
 use crate::kernel::{Installed, Inventory, KernelName, Running, Support, Variant};
-use crate::report::render::json;
-use crate::report::render::shown;
 use crate::report::render::style::{ScreenStyle, Tone};
+use crate::report::render::{json, shown};
 
 /// Print the variant of a kernel, and whether DKMS is supported for it.
 ///

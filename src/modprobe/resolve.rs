@@ -5,10 +5,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::aliases;
 use super::competing::{CommonAliases, competing};
 use super::index::{Index, is_file_of};
-use super::pattern;
+use super::{aliases, pattern};
 use crate::kernel::inventory::module_directory;
 use crate::kernel::module_file::{self, ModuleInfo};
 use crate::kernel::module_image::ModuleImage;

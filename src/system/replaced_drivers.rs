@@ -3,9 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::modprobe::ModprobeConfig;
 use crate::modprobe::config::Directive;
-use crate::modprobe::pattern;
+use crate::modprobe::{ModprobeConfig, pattern};
 use crate::state::added::{AddedFile, AddedManifest};
 use crate::sys::Root;
 

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::context::Context;
-use crate::dkms::ModuleName;
 use crate::dkms::plan::built_directory;
-use crate::dkms::register;
 use crate::dkms::tree::Tree;
+use crate::dkms::{ModuleName, register};
 use crate::kernel::module_file::{kernel_name, stem};
 use crate::kernel::{Inventory, Running};
 use crate::sys::kernel_log::KernelLog;

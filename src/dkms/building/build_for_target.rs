@@ -7,8 +7,7 @@ use crate::dkms::call::{BuildAids, build_with};
 use crate::dkms::first_error::ONCE_MORE;
 use crate::dkms::log::{self, append, note};
 use crate::dkms::plan::build_directory;
-use crate::dkms::probe;
-use crate::dkms::uname;
+use crate::dkms::{probe, uname};
 use crate::sys::Ended;
 
 /// Builds with a `uname` that answers with the target kernel, if `make -n` says that the Makefile builds for

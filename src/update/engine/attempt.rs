@@ -13,13 +13,12 @@ use crate::dkms::build::{self, BuildRefusal, Failure, Job, StepFailure, StepsDon
 use crate::dkms::cause::lack_of;
 use crate::dkms::first_error::FirstError;
 use crate::dkms::kernel_symbols::KernelSymbols;
-use crate::dkms::log;
 use crate::dkms::plan::State;
 use crate::dkms::proof::{InstalledSet, ProofStanding, in_words, prove_built, prove_installed};
 use crate::dkms::replace::Replacement;
 use crate::dkms::source_change::{SourceFiles, sums_of_build};
 use crate::dkms::tree::TREE;
-use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, Signature, Tree, plan};
+use crate::dkms::{Cache, Decision, Flaw, ModuleName, ModuleOnKernel, PlanStep, Signature, Tree, log, plan};
 use crate::enforcement::LoadOutcome;
 use crate::kernel::inventory::MODULES;
 use crate::message;
