@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Error, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 
 use super::entries::{ENTRIES, LOADER};
 use super::files::BOOT;
@@ -24,7 +24,7 @@ pub(super) const HALF_WRITTEN: &str = ".TmpWrite";
 /// # Errors
 ///
 /// Why it must not be run, with the next step. A condition that cannot be determined does not prevent it.
-pub fn prepare(root: &Root, inventory: &Inventory) -> anyhow::Result<Vec<String>> {
+pub fn prepare(root: &Root, inventory: &Inventory) -> Result<Vec<String>> {
     let kernels = to_install(inventory, root.is_live());
     see_to(root, Some(Copied { inventory, kernels: &kernels }))
 }
@@ -34,11 +34,7 @@ pub fn prepare(root: &Root, inventory: &Inventory) -> anyhow::Result<Vec<String>
 /// # Errors
 ///
 /// As [`prepare`].
-pub fn prepare_for(
-    root: &Root,
-    inventory: &Inventory,
-    kernels: &[&Installed],
-) -> anyhow::Result<Vec<String>> {
+pub fn prepare_for(root: &Root, inventory: &Inventory, kernels: &[&Installed]) -> Result<Vec<String>> {
     see_to(root, Some(Copied { inventory, kernels }))
 }
 
@@ -47,7 +43,7 @@ pub fn prepare_for(
 /// # Errors
 ///
 /// As [`prepare`].
-pub fn repair(root: &Root) -> anyhow::Result<Vec<String>> {
+pub fn repair(root: &Root) -> Result<Vec<String>> {
     see_to(root, None)
 }
 
@@ -58,7 +54,7 @@ struct Copied<'a> {
     kernels: &'a [&'a Installed],
 }
 
-fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String>> {
+fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> Result<Vec<String>> {
     if let Some(why) = super::unprivileged(root) {
         bail!(why);
     }
@@ -104,7 +100,7 @@ fn see_to(root: &Root, to_copy: Option<Copied<'_>>) -> anyhow::Result<Vec<String
 
 /// The device of the boot partition, and whether UEFI firmware reads it. None if the boot files are in /boot:
 /// without a boot partition, or with the root filesystem on it.
-fn separate_partition(root: &Root) -> anyhow::Result<Option<(PathBuf, bool)>> {
+fn separate_partition(root: &Root) -> Result<Option<(PathBuf, bool)>> {
     if !root.is_live() {
         return Ok(None);
     }
@@ -120,7 +116,7 @@ fn separate_partition(root: &Root) -> anyhow::Result<Option<(PathBuf, bool)>> {
 }
 
 /// Refuses if clr-boot-manager would block on a file of the boot partition.
-fn refuse_blocking(place: &EntryPlace) -> anyhow::Result<()> {
+fn refuse_blocking(place: &EntryPlace) -> Result<()> {
     match blocking_files::on_partition(place) {
         Some(path) => bail!(super::not_regular(&place.shown_path(&path))),
         None => Ok(()),
@@ -164,7 +160,7 @@ fn empty_files(place: &EntryPlace) -> Vec<String> {
     empty
 }
 
-fn move_away(place: &EntryPlace, empty: &[String]) -> anyhow::Result<Vec<String>> {
+fn move_away(place: &EntryPlace, empty: &[String]) -> Result<Vec<String>> {
     let mut repaired = Vec::new();
     for path in empty {
         let fail = |e: FileError| stuck(&place.shown_path(path), &e);
@@ -224,7 +220,7 @@ fn most_at_once(files: &[(u64, Option<u64>)]) -> u64 {
 }
 
 /// Refuses if the new files do not fit.
-fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> anyhow::Result<()> {
+fn enough_room(place: &EntryPlace, root: &Root, copied: Copied<'_>) -> Result<()> {
     let inventory = copied.inventory;
     let free = match place.root.free_space_for_root(place.path("")) {
         Ok(free) => free,

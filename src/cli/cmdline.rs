@@ -5,6 +5,7 @@ mod refused;
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
+use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
@@ -140,7 +141,7 @@ struct ShowArguments {
 ///
 /// # Errors
 /// If the root or the configuration cannot be used, or a file cannot be written.
-pub fn run(arguments: CmdlineArguments) -> anyhow::Result<u8> {
+pub fn run(arguments: CmdlineArguments) -> Result<u8> {
     let context = match arguments.verb {
         CmdlineVerb::Show(_) | CmdlineVerb::Check => arguments.common.report_world("clr-dkms-cmdline")?,
         _ => arguments.common.strict_world("clr-dkms-cmdline")?,
@@ -182,13 +183,7 @@ pub fn without_kernel(inventory: &Inventory, why: &str) -> u8 {
 }
 
 /// With `force` the change is made even if a kernel then refuses what it accepts now.
-fn change(
-    context: &Context,
-    wish: Wish,
-    change: &Change,
-    force: bool,
-    common: &Common,
-) -> anyhow::Result<u8> {
+fn change(context: &Context, wish: Wish, change: &Change, force: bool, common: &Common) -> Result<u8> {
     let inventory = Inventory::observe(&context.root);
     if let Some(why) = no_kernels(&context.root, &inventory) {
         // Reverting our own changes does not need a kernel.
@@ -368,7 +363,7 @@ struct CmdlineDocument {
     kernels: Vec<LineReport>,
 }
 
-fn show(context: &Context, show: &ShowArguments, common: &Common) -> anyhow::Result<u8> {
+fn show(context: &Context, show: &ShowArguments, common: &Common) -> Result<u8> {
     let inventory = Inventory::observe(&context.root);
     let kernels: Vec<NamedKernel<'_>> = match &show.kernel {
         None => inventory.tips().into_iter().map(NamedKernel::of).collect(),

@@ -1,6 +1,8 @@
 //! The boot files. If the guard allows it, clr-boot-manager writes them. Otherwise they are kept, or the boot
 //! default is set to the kernel that should boot.
 
+use anyhow::Result;
+
 use super::boot_update::{self, bring_up_to_date};
 use crate::boot::deferral::{self, Deferral};
 use crate::boot::inputs::{self, BootPart};
@@ -221,7 +223,7 @@ pub fn refresh(
 
 /// If clr-boot-manager failed half-way, the default may be a kernel without an entry or without its files,
 /// and the choice of the boot loader is unknown. The running kernel is known to boot.
-fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> anyhow::Result<()> {
+fn fall_back(context: &Context, system: &System, assessment: &BootAssessment) -> Result<()> {
     let kernels = &system.inventory.kernels;
     let chosen = kernels.iter().find(|k| Some(k.name.release()) == assessment.decision.default);
     let (Some(chosen), Some(running)) = (chosen, system.inventory.running_kernel()) else { return Ok(()) };
@@ -268,11 +270,7 @@ pub fn undetermined(context: &Context, system: &System, assessment: &BootAssessm
 ///
 /// # Errors
 /// If it cannot be set. The message includes the next step.
-pub fn assert_default(
-    context: &Context,
-    system: &System,
-    assessment: &BootAssessment,
-) -> anyhow::Result<bool> {
+pub fn assert_default(context: &Context, system: &System, assessment: &BootAssessment) -> Result<bool> {
     let decision = &assessment.decision;
     let asserted = assessment.asserted_default(&assessment.entry_lacks);
     let Some(release) = asserted.filter(|_| assessment.acts) else {

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+
 use super::adopt::Prepared;
 use super::engine::{LeftAlone, Order};
 use super::progress::ProgressMode;
@@ -284,12 +286,7 @@ pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec
 ///
 /// # Errors
 /// When what was found cannot be written.
-pub fn install(
-    context: &Context,
-    prepared: &Prepared,
-    before: &Before,
-    show: ProgressMode,
-) -> anyhow::Result<Done> {
+pub fn install(context: &Context, prepared: &Prepared, before: &Before, show: ProgressMode) -> Result<Done> {
     sequence::work(context, Vec::new(), &order(context, prepared, before), show)
 }
 

@@ -6,7 +6,7 @@ mod recover;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::bail;
+use anyhow::{Result, bail};
 
 use super::engine::INDEX_DEADLINE;
 use super::restoring;
@@ -167,13 +167,13 @@ pub fn look(
     system: &System,
     (assessment, manifest): (&BootAssessment, &AddedManifest),
     module: &ModuleName,
-) -> anyhow::Result<Removal> {
+) -> Result<Removal> {
     let (root, tree) = (&context.root, &system.tree);
     let kernels = register::kernels_of(tree, module);
     let added = manifest.of(module);
     let files = added.map(|added| added.files.as_slice()).unwrap_or_default();
     let files = files.iter().map(|file| Ok((file.clone(), file.state(root)?)));
-    let files = files.collect::<anyhow::Result<Vec<_>>>()?;
+    let files = files.collect::<Result<Vec<_>>>()?;
     Ok(Removal {
         module: module.clone(),
         is_registered: tree.modules.iter().any(|known| known.module == *module),
@@ -212,12 +212,7 @@ fn critical(
 }
 
 /// What of it is loaded: the modules that DKMS installed for the running kernel.
-fn loaded(
-    root: &Root,
-    system: &System,
-    module: &ModuleName,
-    kernels: &[String],
-) -> anyhow::Result<Vec<LoadedFile>> {
+fn loaded(root: &Root, system: &System, module: &ModuleName, kernels: &[String]) -> Result<Vec<LoadedFile>> {
     let release = match &system.inventory.running {
         Running::Known { release } if kernels.contains(release) => release,
         Running::Unknown { reason } if !kernels.is_empty() => {
@@ -356,7 +351,7 @@ fn complete(context: &Context, mut change: ModuleChange) -> RemovalOutcome {
 pub(super) fn keep(context: &Context, change: &ModuleChange) -> Vec<String> {
     let root = &context.root;
     let (mut done, tree) = (RemovalOutcome::default(), Tree::observe(root));
-    let mut remove = || -> anyhow::Result<()> {
+    let mut remove = || -> Result<()> {
         change.write(root)?;
         root.remove_tree(unfinished(&change.module))?;
         let Some(replaced) = &change.replaced else { return Ok(ModuleChange::end(root)?) };
@@ -376,7 +371,7 @@ pub(super) fn keep(context: &Context, change: &ModuleChange) -> Vec<String> {
 }
 
 /// Takes a module from the kernels and from the DKMS tree, with its side files and its source.
-fn take_out(context: &Context, change: &ModuleChange, done: &mut RemovalOutcome) -> anyhow::Result<()> {
+fn take_out(context: &Context, change: &ModuleChange, done: &mut RemovalOutcome) -> Result<()> {
     let (root, module) = (&context.root, &change.module);
     side_files(root, module, done)?;
     unregister(context, module, &change.kernels, done)?;
@@ -387,7 +382,7 @@ fn take_out(context: &Context, change: &ModuleChange, done: &mut RemovalOutcome)
 }
 
 /// First, so that no driver of the kernel stays blacklisted without its replacement.
-fn side_files(root: &Root, module: &ModuleName, done: &mut RemovalOutcome) -> anyhow::Result<()> {
+fn side_files(root: &Root, module: &ModuleName, done: &mut RemovalOutcome) -> Result<()> {
     let taken = AddedManifest::load(root)?.take_back(root, module)?;
     done.removed = taken.removed;
     done.edited = taken.edited;
@@ -400,7 +395,7 @@ fn unregister(
     module: &ModuleName,
     kernels: &BTreeSet<String>,
     done: &mut RemovalOutcome,
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let Context { root, tools, .. } = context;
     done.without_dkms = register::uninstall(root, tools, module)?;
     for release in kernels {
@@ -432,7 +427,7 @@ fn source(root: &Root, module: &ModuleName) -> Result<Option<AddedState>, Manife
 }
 
 /// Forgets that the module was required, when no version of it is left.
-fn forget(root: &Root, module: &ModuleName) -> anyhow::Result<()> {
+fn forget(root: &Root, module: &ModuleName) -> Result<()> {
     let tree = Tree::observe(root);
     let is_left = tree.modules.iter().any(|known| known.module.name == module.name);
     let mut record = match load::<RunRecord>(root, RECORD) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use anyhow::Result;
 use jiff::Timestamp;
 
 use super::boot_files::{self, BootFileSteps};
@@ -98,12 +99,7 @@ pub(super) struct Run<'a> {
 ///
 /// # Errors
 /// If its result cannot be written.
-pub fn work(
-    context: &Context,
-    faults: Vec<String>,
-    order: &Order,
-    show: ProgressMode,
-) -> anyhow::Result<Done> {
+pub fn work(context: &Context, faults: Vec<String>, order: &Order, show: ProgressMode) -> Result<Done> {
     // A failed read is in `Root::unread`, so the run decides nothing either.
     if !order.is_part
         && let Err(why) = removal::recover(context)
@@ -391,7 +387,7 @@ impl<'a> Run<'a> {
     }
 
     /// Makes the right kernel boot next. Returns whether anything was changed.
-    fn point(&mut self) -> anyhow::Result<bool> {
+    fn point(&mut self) -> Result<bool> {
         let mut assessment = self.assess();
         let withdrawn = trial::withdraw(self.context, &self.system, &assessment);
         if let Ok(true) = withdrawn {

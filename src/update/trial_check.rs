@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 
 use super::boot_default::{Observed, REQUEST, assert_with_trial};
 use super::boot_files::is_guarded;
@@ -45,7 +45,7 @@ const NOBODY: [&str; 6] =
 ///
 /// # Errors
 /// If a file cannot be read or written.
-pub fn check(context: &Context, cache: &mut Cache, within: Option<Duration>) -> anyhow::Result<u8> {
+pub fn check(context: &Context, cache: &mut Cache, within: Option<Duration>) -> Result<u8> {
     let recorded = match state::load::<Trial>(&context.root, TRIAL) {
         Stored::Good(trial) => trial,
         Stored::Absent => return Ok(exit::OK),
@@ -221,7 +221,7 @@ fn absence(what: &Use) -> String {
     }
 }
 
-fn passed(context: &Context, trial: &Trial) -> anyhow::Result<u8> {
+fn passed(context: &Context, trial: &Trial) -> Result<u8> {
     if let Err(e) = clear_choice(&context.root, trial) {
         tracing::warn!("{e}");
     }
@@ -242,12 +242,7 @@ fn passed(context: &Context, trial: &Trial) -> anyhow::Result<u8> {
     Ok(exit::OK)
 }
 
-fn fail(
-    context: &Context,
-    cache: &mut Cache,
-    trial: Trial,
-    modules: Vec<FailedModule>,
-) -> anyhow::Result<u8> {
+fn fail(context: &Context, cache: &mut Cache, trial: Trial, modules: Vec<FailedModule>) -> Result<u8> {
     for FailedModule { module, why } in &modules {
         let kernel = trial.kernel.as_str();
         tracing::error!(
@@ -300,7 +295,7 @@ fn fail(
 }
 
 /// Why the machine must not be rebooted by itself. None if it may be.
-fn why_not_return(context: &Context, cache: &mut Cache, trial: &Trial) -> anyhow::Result<Option<String>> {
+fn why_not_return(context: &Context, cache: &mut Cache, trial: &Trial) -> Result<Option<String>> {
     if trial.returned.is_some() {
         return Ok(Some(format!("it was rebooted before because of kernel {}", trial.kernel)));
     }
@@ -326,7 +321,7 @@ fn why_not_return(context: &Context, cache: &mut Cache, trial: &Trial) -> anyhow
     Ok(is_user.then(|| "a user is logged in".to_owned()))
 }
 
-fn go_back(context: &Context, trial: Trial) -> anyhow::Result<()> {
+fn go_back(context: &Context, trial: Trial) -> Result<()> {
     // It is on disk before the reboot, so that a machine is rebooted once only.
     let returned = Some(context.clock.now());
     context.root.write_json(TRIAL, &Trial { returned, ..trial.clone() })?;

@@ -14,7 +14,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::dkms::call::{self, GivenRoot};
 use crate::dkms::hooks::{self, Hook};
@@ -42,7 +42,7 @@ pub fn run(
     tree: &Tree,
     module: &ModuleName,
     release: &str,
-) -> anyhow::Result<()> {
+) -> Result<()> {
     let registered = tree.modules.iter().find(|m| m.module == *module);
     let registered = registered.with_context(|| format!("dkms does not know {module}"))?;
     if let Source::Broken { reason } | Source::Unknown { reason } = &registered.source {
@@ -86,12 +86,7 @@ pub struct WithoutDkms {
 /// # Errors
 ///
 /// If something cannot be read or removed, or dkms has put a module of the kernel aside.
-pub fn without_dkms(
-    root: &Root,
-    module: &ModuleName,
-    release: &str,
-    why: String,
-) -> anyhow::Result<WithoutDkms> {
+pub fn without_dkms(root: &Root, module: &ModuleName, release: &str, why: String) -> Result<WithoutDkms> {
     let original = format!("{TREE}/{}/original_module/{release}", module.name);
     if root.lookup_link(&original).known()?.is_some() {
         let shown = root.shown_path(&original);
@@ -118,7 +113,7 @@ fn in_image(
     release: &str,
     conf: &DkmsConf,
     child: Child,
-) -> anyhow::Result<Child> {
+) -> Result<Child> {
     let module = &registered.module;
     let given = GivenRoot::for_unbuild(root);
     if let Some(reason) = build::way_out_of((given, tools), module, release, conf) {
@@ -143,7 +138,7 @@ fn is_installed(root: &Root, module: &ModuleName, release: &str) -> bool {
     root.read_link(claim_path(module, release)).is_ok_and(|link| link.as_os_str() == text.as_str())
 }
 
-fn run_dkms(child: Child) -> anyhow::Result<()> {
+fn run_dkms(child: Child) -> Result<()> {
     tracing::debug!("{}", child.display());
     // It removes link, file and build one after the other. It takes a moment only, and the next run removes
     // what a deadline would leave.
@@ -164,7 +159,7 @@ fn run_dkms(child: Child) -> anyhow::Result<()> {
     }
 }
 
-fn run_post_remove((root, tools): (&Root, &Tools), module: &ModuleName, command: &str) -> anyhow::Result<()> {
+fn run_post_remove((root, tools): (&Root, &Tools), module: &ModuleName, command: &str) -> Result<()> {
     let child = hooks::child_in_image((root, tools), module, (Hook::PostRemove, command), DEADLINE)?;
     let Some(child) = child else {
         bail!("POST_REMOVE of {module} is not an executable file: {command}");

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::dkms::leftovers::DEPMOD;
 use crate::kernel::inventory::module_directory;
@@ -28,20 +28,14 @@ const VITAL: [&str; 2] = ["modules.dep", "modules.dep.bin"];
 ///
 /// If an index cannot be made or replaced. Either all old indexes are still in place, or some have been
 /// replaced.
-pub fn run(
-    root: &Root,
-    tools: &Tools,
-    release: &str,
-    without: &[&str],
-    deadline: Duration,
-) -> anyhow::Result<()> {
+pub fn run(root: &Root, tools: &Tools, release: &str, without: &[&str], deadline: Duration) -> Result<()> {
     let directory = module_directory(release);
     // In a root it may lead to the directory of another kernel.
     if !root.is_slash() && root.lookup_link(&directory).is(FileKind::Link) {
         bail!("depmod was not run for {release}: {} is a symlink", root.shown_path(&directory).display());
     }
     let base = format!("{BASES}{release}");
-    let make = || -> anyhow::Result<()> {
+    let make = || -> Result<()> {
         let made = laid_out(root, &base, release, without)?;
         called(root, tools, &base, release, deadline)?;
         replace(root, &made, release)
@@ -88,7 +82,7 @@ fn mirror(root: &Root, directory: &str, made: &str, without: &[&str]) -> Result<
     Ok(())
 }
 
-fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> anyhow::Result<()> {
+fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Duration) -> Result<()> {
     let child = tools.child("depmod", deadline)?;
     let base = root.host_path(base)?;
     // It takes about a second, and an interruption would leave modules that modprobe does not find.
@@ -101,7 +95,7 @@ fn called(root: &Root, tools: &Tools, base: &str, release: &str, deadline: Durat
     bail!("depmod for {release}: {}: {}", done.ended, said.trim())
 }
 
-fn replace(root: &Root, made: &str, release: &str) -> anyhow::Result<()> {
+fn replace(root: &Root, made: &str, release: &str) -> Result<()> {
     let mut indexes = Vec::new();
     for name in DEPMOD {
         match root.has(format!("{made}/{name}"))? {

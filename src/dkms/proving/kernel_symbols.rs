@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::io::{BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use jiff::Timestamp;
 
 use crate::dkms::own_versions::{NotShown, OwnVersions};
@@ -107,7 +107,7 @@ impl<'a> KernelSymbols<'a> {
         path: &str,
         there: &Presence,
         entry: Option<&DependencyEntry>,
-    ) -> anyhow::Result<Result<(), Wrong>> {
+    ) -> Result<Result<(), Wrong>> {
         let stat = match there {
             Presence::There(stat) => stat,
             Presence::Unreadable(e) => bail!("{e}"),
@@ -141,7 +141,7 @@ impl<'a> KernelSymbols<'a> {
 
     /// The name and the text of the list of exported symbols: `Module.symvers`, or else `System.map` with the
     /// reason.
-    fn exports(&self) -> anyhow::Result<(String, &'static str)> {
+    fn exports(&self) -> Result<(String, &'static str)> {
         let list = self.inside("build/Module.symvers");
         let why = match self.symvers_there.get_or_init(|| self.root.lookup(&list)) {
             _ if *self.headers != Headers::Present => "the headers of this kernel are not there",
@@ -161,7 +161,7 @@ impl<'a> KernelSymbols<'a> {
         all: bool,
         needs: &[String],
         without: &'static str,
-    ) -> anyhow::Result<Result<(), Wrong>> {
+    ) -> Result<Result<(), Wrong>> {
         let image = self.image(path)?;
         let file = symbols::read(&image)?;
         // A module without imports cannot lack anything.
@@ -200,11 +200,7 @@ impl<'a> KernelSymbols<'a> {
     /// # Errors
     ///
     /// If it cannot be determined.
-    pub(in crate::dkms) fn symbols_with(
-        &self,
-        path: &str,
-        needs: &[String],
-    ) -> anyhow::Result<Result<(), Wrong>> {
+    pub(in crate::dkms) fn symbols_with(&self, path: &str, needs: &[String]) -> Result<Result<(), Wrong>> {
         match self.exports()? {
             (list, "") => self.judge(path, &list, true, needs),
             (map, without) => self.judge_names(path, &map, true, needs, without),
@@ -212,13 +208,7 @@ impl<'a> KernelSymbols<'a> {
     }
 
     /// `all`: only these files are loaded before it.
-    fn judge(
-        &self,
-        path: &str,
-        list: &str,
-        all: bool,
-        needs: &[String],
-    ) -> anyhow::Result<Result<(), Wrong>> {
+    fn judge(&self, path: &str, list: &str, all: bool, needs: &[String]) -> Result<Result<(), Wrong>> {
         let list = self.symvers.get_or_init(|| self.root.read_within(list, KERNEL_INDEX));
         let list = list.as_ref().map_err(|e| anyhow!("{e}"))?;
         let image = self.image(path)?;
@@ -242,7 +232,7 @@ impl<'a> KernelSymbols<'a> {
         Ok(answers.verdict(self.exported_by_modules(all)?))
     }
 
-    fn image(&self, path: &str) -> anyhow::Result<ModuleImage<'static>> {
+    fn image(&self, path: &str) -> Result<ModuleImage<'static>> {
         ModuleImage::of_file(self.root, path, path).map_err(|why| anyhow!(why.of(path)))
     }
 
@@ -307,7 +297,7 @@ impl<'a> KernelSymbols<'a> {
         &self,
         depends: &[String],
         set: &[(String, String)],
-    ) -> anyhow::Result<Vec<String>> {
+    ) -> Result<Vec<String>> {
         let mut files: Vec<String> = Vec::new();
         let mut add = |path: String| {
             if !files.contains(&path) {
@@ -331,7 +321,7 @@ impl<'a> KernelSymbols<'a> {
         Ok(files)
     }
 
-    fn is_built_in(&self, module: &str) -> anyhow::Result<bool> {
+    fn is_built_in(&self, module: &str) -> Result<bool> {
         let read = || self.root.read_optional_within(self.inside("modules.builtin"), KERNEL_LIST);
         let text = self.built_in.get_or_init(read).as_ref().map_err(|e| anyhow!("{e}"))?;
         let text = text.as_ref().context("there is no modules.builtin")?;
@@ -341,7 +331,7 @@ impl<'a> KernelSymbols<'a> {
     }
 
     /// Whether its file is where dkms installs to.
-    fn is_among_ours(&self, module: &str) -> anyhow::Result<bool> {
+    fn is_among_ours(&self, module: &str) -> Result<bool> {
         let files = self.root.list_optional(self.inside(INSTALLED))?;
         Ok(files.iter().any(|file| is_file_of(file.name.as_bytes(), module)))
     }
