@@ -104,8 +104,8 @@ fn of_lacking(at: Situation<'_>) -> Option<Remedy> {
         Some(record) => {
             // Modules with the same remedy are named together.
             let is_alike = |l: &&MissingModule| l.state == record.state.to_string();
-            let names: Vec<&str> = lacks.iter().filter(is_alike).map(|l| l.module.as_str()).collect();
-            of_module(record, Some(&listed(&names)), system)
+            let names = listed(lacks.iter().filter(is_alike).map(|l| &l.module));
+            of_module(record, Some(&names), system)
         }
         None if first.state == State::Unknown.to_string() => of_unknown(run()),
         None => {

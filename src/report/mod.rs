@@ -272,13 +272,12 @@ impl StatusDocument {
         let missed = self.modules.iter().filter(|m| m.missed && m.record.kernel == *next);
         let lost = missed.filter(|m| ok_now(&m.record.module.name)).map(|m| m.record.module.to_string());
         let lost: Vec<String> = lost.collect();
-        let names: Vec<&str> = lost.iter().map(String::as_str).collect();
         // A next boot of the wrong kernel is not called safe.
         let is_wrong = self.problems.iter().any(|p| p.kind() == ProblemKind::WrongDefault);
-        match (self.verdict, names.as_slice()) {
+        match (self.verdict, lost.as_slice()) {
             (_, []) if is_wrong => None,
             (Verdict::Held | Verdict::Degraded, []) => Some("a reboot is safe".to_owned()),
-            (Verdict::Held | Verdict::Degraded, names) => Some(format!("a reboot loses {}", listed(names))),
+            (Verdict::Held | Verdict::Degraded, lost) => Some(format!("a reboot loses {}", listed(lost))),
             _ => None,
         }
     }
@@ -451,12 +450,11 @@ fn summary(document: &StatusDocument, assessment: &BootAssessment) -> String {
     };
     match (document.verdict, next) {
         (Verdict::RebootPending, Some(k)) if !assessment.refused_until_reboot.is_empty() => {
-            let names: Vec<&str> = assessment.refused_until_reboot.iter().map(String::as_str).collect();
-            format!("kernel {} refuses {} until it is booted again", k.release, listed(&names))
+            let names = listed(&assessment.refused_until_reboot);
+            format!("kernel {} refuses {names} until it is booted again", k.release)
         }
         (Verdict::RebootPending, Some(k)) if !assessment.may_be_refused_until_reboot.is_empty() => {
-            let names = assessment.may_be_refused_until_reboot.iter().map(String::as_str);
-            let names = listed(&names.collect::<Vec<_>>());
+            let names = listed(&assessment.may_be_refused_until_reboot);
             format!("kernel {} may refuse {names} until it is booted again", k.release)
         }
         // On a healthy system only modules that its admin wants to be refused are not ready.

@@ -409,18 +409,16 @@ pub fn lacks(lacking: &[MissingModule]) -> Option<String> {
         [one] if are_unknown(lacking) => Some(named(one)),
         [one] => Some(one.to_string()),
         [first, others @ ..] => {
-            let first = named(first);
-            let names = std::iter::once(first.as_str()).chain(others.iter().map(|lack| lack.module.as_str()));
-            Some(listed(&names.collect::<Vec<_>>()))
+            Some(listed([named(first)].iter().chain(others.iter().map(|lack| &lack.module))))
         }
     }
 }
 
 /// Names in a sentence: up to three, otherwise the first two and the number of others.
-pub(super) fn listed(names: &[&str]) -> String {
-    match names {
+pub(super) fn listed<T: fmt::Display>(names: impl IntoIterator<Item = T>) -> String {
+    match names.into_iter().collect::<Vec<T>>().as_slice() {
         [] => String::new(),
-        [one] => (*one).to_owned(),
+        [one] => one.to_string(),
         [one, other] => format!("{one} and {other}"),
         [one, other, third] => format!("{one}, {other} and {third}"),
         [one, other, more @ ..] => format!("{one}, {other} and {} more", more.len()),

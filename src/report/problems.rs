@@ -181,6 +181,5 @@ pub(super) fn in_all(first: &Problem, problems: &[Problem], times: &TimeStyle) -
     if !first.is_of_module() || modules.len() < 2 {
         return first.sentence(times);
     }
-    let names: Vec<&str> = modules.iter().map(String::as_str).collect();
-    format!("{} modules are not ready: {}; {}", modules.len(), listed(&names), first.sentence(times))
+    format!("{} modules are not ready: {}; {}", modules.len(), listed(&modules), first.sentence(times))
 }

@@ -135,25 +135,17 @@ impl Remedy {
     /// This step, followed by another one.
     #[must_use]
     pub fn then(self, other: impl Into<Remedy>) -> Remedy {
-        match self {
-            Remedy::Then(mut all) => {
-                all.push(other.into());
-                Remedy::Then(all)
-            }
-            first => Remedy::Then(vec![first, other.into()]),
-        }
+        let mut all = if let Remedy::Then(all) = self { all } else { vec![self] };
+        all.push(other.into());
+        Remedy::Then(all)
     }
 
     /// This step, or another one.
     #[must_use]
     pub fn or(self, other: impl Into<Remedy>) -> Remedy {
-        match self {
-            Remedy::Or(mut all) => {
-                all.push(other.into());
-                Remedy::Or(all)
-            }
-            first => Remedy::Or(vec![first, other.into()]),
-        }
+        let mut all = if let Remedy::Or(all) = self { all } else { vec![self] };
+        all.push(other.into());
+        Remedy::Or(all)
     }
 
     /// The command, if one command is the whole remedy.
@@ -173,10 +165,7 @@ impl Remedy {
             Remedy::Run(command) => command.text(target),
             Remedy::Do(what) => what.clone(),
             Remedy::Reboot(brings) if brings.is_empty() => "reboot when it suits you".to_owned(),
-            Remedy::Reboot(brings) => {
-                let names: Vec<&str> = brings.iter().map(String::as_str).collect();
-                format!("reboot: it brings {} back", listed(&names))
-            }
+            Remedy::Reboot(brings) => format!("reboot: it brings {} back", listed(brings)),
             Remedy::Wait => "wait for the run to end, and do not reboot until then".to_owned(),
             Remedy::Then(all) => joined(all, ", then "),
             Remedy::Or(all) => joined(all, "; or "),
