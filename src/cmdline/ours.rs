@@ -27,7 +27,7 @@ pub struct Ours {
     /// The state file names files that do not exist: a run was killed, or somebody has removed or changed
     /// them.
     #[serde(skip)]
-    stale: bool,
+    pub(super) stale: bool,
 }
 
 /// The contents of our own fragment.
@@ -82,10 +82,6 @@ impl Ours {
         // Each of these symlinks was read above. If reading fails now, the file does not count as ours.
         ours.masks = ours.wrote.iter().filter(|path| root.read_link(path).is_ok()).cloned().collect();
         Ok(ours)
-    }
-
-    pub(super) fn is_stale(&self) -> bool {
-        self.stale
     }
 
     /// Records which parent directories of `path` do not exist yet.

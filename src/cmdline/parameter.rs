@@ -182,7 +182,7 @@ impl KernelArguments {
                         remarks.push(format!("{whole} has no boolean value: it is ignored"))
                     }
                 }
-            } else if argument.name_mentions(base) {
+            } else if mentions(&argument.name, base) {
                 remarks.push(format!("{whole} is not {name}: the kernel ignores it without a message"));
             } else if argument.mentions(base) {
                 remarks.push(format!("{whole} contains {base} as the value of another parameter"));
@@ -256,10 +256,6 @@ impl Argument {
 
     fn mentions(&self, base: &str) -> bool {
         mentions(&self.text(), base)
-    }
-
-    fn name_mentions(&self, base: &str) -> bool {
-        mentions(&self.name, base)
     }
 }
 

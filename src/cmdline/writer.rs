@@ -268,5 +268,5 @@ pub fn apply(root: &Root, plan: &WriterPlan, ours: &Ours) -> Result<(), FileErro
         }
     }
     // A file that an admin creates in place of a deleted one is not ours.
-    if ours.is_stale() { ours.save(root) } else { Ok(()) }
+    if ours.stale { ours.save(root) } else { Ok(()) }
 }

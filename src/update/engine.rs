@@ -63,7 +63,7 @@ pub struct Planned {
     pub steps: Vec<PlanStep>,
     pub why: String,
     source: Source,
-    conf: DkmsConf,
+    pub(super) conf: DkmsConf,
     /// Why it fails without an attempt.
     hopeless: Option<(State, String)>,
     drift: Option<String>,
@@ -83,11 +83,6 @@ impl Planned {
         let look =
             || inputs::fingerprint(&context.root, &context.tools, &self.module, &self.source, &self.release);
         alone.then(look).flatten()
-    }
-
-    /// The names of the modules that it depends on.
-    pub(super) fn built_upon(&self) -> &[String] {
-        &self.conf.depends
     }
 
     /// Whether the record says that the last attempt failed with the same inputs.

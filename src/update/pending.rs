@@ -59,11 +59,13 @@ struct UnitState {
 pub fn wait(context: &Context, patience: Option<Duration>) -> Result<(), ExitReason> {
     let watch = Stopwatch::start();
     let (mut quiet, mut reported) = (0, None);
+    // Without systemd one look is enough: nothing can start later.
+    let looks = if asks_systemd(context) { QUIET_LOOKS } else { 1 };
     loop {
         let found = pending(context);
         quiet = if found == PendingWork::None { quiet + 1 } else { 0 };
         let left = match found {
-            PendingWork::None if quiet >= looks(context) => return Ok(()),
+            PendingWork::None if quiet >= looks => return Ok(()),
             PendingWork::None => None,
             PendingWork::Work(what) => Some(what),
             PendingWork::Unserved => {
@@ -84,11 +86,6 @@ pub fn wait(context: &Context, patience: Option<Duration>) -> Result<(), ExitRea
         }
         std::thread::sleep(rest.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN).max(Duration::from_millis(10)));
     }
-}
-
-/// The number of checks. Without systemd one is enough: nothing can start later.
-fn looks(context: &Context) -> u32 {
-    if asks_systemd(context) { QUIET_LOOKS } else { 1 }
 }
 
 fn asks_systemd(context: &Context) -> bool {

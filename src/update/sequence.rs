@@ -277,7 +277,7 @@ impl<'a> Run<'a> {
             .collect();
         let mut at = 0;
         while let Some(name) = required.get(at) {
-            let upon = on_target.iter().filter(|p| p.module.name == *name).flat_map(|p| p.built_upon());
+            let upon = on_target.iter().filter(|p| p.module.name == *name).flat_map(|p| &p.conf.depends);
             let new: Vec<&str> = upon.map(String::as_str).filter(|name| !required.contains(name)).collect();
             required.extend(new);
             at += 1;

@@ -55,7 +55,7 @@ pub struct Replacement {
     /// The previous text of the link of dkms.
     claim: Option<String>,
     /// A POST_INSTALL script must still run.
-    post_install: bool,
+    pub post_install: bool,
 }
 
 /// How an interrupted replacement is completed.
@@ -217,11 +217,6 @@ impl Replacement {
     pub fn claim(&self, root: &Root) -> Result<(), FileError> {
         let text = format!("{}/{}/{}", self.module.version, self.release, architecture());
         root.link(claim_path(&self.module, &self.release), text.as_ref()).map(drop)
-    }
-
-    /// A POST_INSTALL script must still run.
-    pub fn wants_post_install(&self) -> bool {
-        self.post_install
     }
 
     /// Records that the script has run: only the clean-up is left.

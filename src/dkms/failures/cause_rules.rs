@@ -68,7 +68,7 @@ const RULES: &[(&str, Find)] = &[
     // make.
     (r"SUBDIRS'? (?:was|is|has been) (?:removed|no longer)", subdirs),
     (r"\*\*\* (?P<what>(?:/usr)?/lib/modules/[^/]+/build)/?: No such file", build_directory),
-    (r"\*\*\* (?:/usr)?/lib/modules//build/?: No such file", no_release),
+    (r"\*\*\* (?:/usr)?/lib/modules//build/?: No such file", mistake),
     (r"\*\*\* (?P<what>/\S+): No such file or directory", missing_file),
     (r"No rule to make target ['`‘](?P<what>[^'’]+)['’]", no_rule),
     (r"(?:No targets specified and no makefile found|No targets\.)", no_makefile),
@@ -299,11 +299,6 @@ fn build_directory(captures: &Captures<'_>, case: &Case<'_>) -> Option<Cause> {
         true => Cause::Headers { missing: Some(path) },
         false => other_kernel(Some(release.to_owned())),
     })
-}
-
-/// The variable that should contain the kernel release is empty.
-fn no_release(_: &Captures<'_>, _: &Case<'_>) -> Option<Cause> {
-    Some(Cause::Packaging(PackagingFault::Mistake))
 }
 
 /// A file that make, a linker or a script cannot find.

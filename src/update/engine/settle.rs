@@ -145,7 +145,7 @@ impl Settling<'_, '_> {
         let Some(replaced) = &mut attempt.replaced else { return };
         replaced.settled = true;
         let Replaced { replacement, planned, log, .. } = replaced;
-        if replacement.wants_post_install() {
+        if replacement.post_install {
             let job = job(self.context, planned, None, &|_| {}, &|| Ok(false));
             // dkms continues too if this script fails: the module is installed.
             if let Err(e) = build::post_install(&job, log) {
