@@ -6,7 +6,7 @@ use roff::{Roff, bold, roman};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::manual::{begun, highlighted, paragraph};
+use crate::manual::{begun, highlighted};
 
 const SCHEMA: &str = include_str!("../../status.schema.json");
 
@@ -80,37 +80,23 @@ impl Schema {
 pub(crate) fn page() -> anyhow::Result<(String, String)> {
     let whole: Schema = serde_json::from_str(SCHEMA)?;
     let mut roff = begun("clr-dkms-status", "5", "File Formats", "the JSON document of clr-dkms status");
-    roff.control("SH", ["SYNOPSIS"]);
-    roff.text([bold("clr-dkms status --json")]);
-    roff.control("SH", ["DESCRIPTION"]);
-    paragraph(&mut roff, whole.description.as_deref().context("the schema has no description")?);
-    roff.control("PP", []);
-    paragraph(
-        &mut roff,
-        "Brackets after a name denote each value of an array, a dot denotes a field of an object. A field is always present \
-         unless it is marked as optional.",
-    );
+    roff.control("SH", ["SYNOPSIS"]).text([bold("clr-dkms status --json")]).control("SH", ["DESCRIPTION"]);
+    roff.text([roman(whole.description.as_deref().context("the schema has no description")?)]);
+    roff.control("PP", []).text([roman(
+        "Brackets after a name denote each value of an array, a dot denotes a field of an object. A field is \
+         always present unless it is marked as optional.",
+    )]);
     let mut explained = Vec::new();
     roff.control("SH", ["FIELDS"]);
     fields(&mut roff, &whole, &whole, "", &mut explained)?;
-    roff.control("SH", ["EXAMPLES"]);
-    roff.control("EX", []);
-    for line in [
-        "clr-dkms status --json | jq -r .verdict",
-        "clr-dkms status --json | jq '.modules[] | select(.state != \"ok\")'",
-    ] {
-        paragraph(&mut roff, line);
-    }
-    roff.control("EE", []);
-    roff.control("SH", ["FILES"]);
-    roff.control("TP", []);
-    roff.text([bold("/usr/share/clr-dkms/status.schema.json")]);
-    paragraph(&mut roff, "The schema from which this page is generated (JSON Schema, draft 2020-12).");
-    roff.control("SH", ["SEE ALSO"]);
-    paragraph(
-        &mut roff,
-        "clr-dkms(8), clr-dkms-status(8), clr-dkms-guard(8), clr-dkms.conf(5), clr-dkms-states(7)",
-    );
+    roff.control("SH", ["EXAMPLES"]).control("EX", []);
+    roff.text([roman("clr-dkms status --json | jq -r .verdict")]);
+    roff.text([roman("clr-dkms status --json | jq '.modules[] | select(.state != \"ok\")'")]);
+    roff.control("EE", []).control("SH", ["FILES"]);
+    roff.control("TP", []).text([bold("/usr/share/clr-dkms/status.schema.json")]);
+    roff.text([roman("The schema from which this page is generated (JSON Schema, draft 2020-12).")]);
+    let also = "clr-dkms(8), clr-dkms-status(8), clr-dkms-guard(8), clr-dkms.conf(5), clr-dkms-states(7)";
+    roff.control("SH", ["SEE ALSO"]).text([roman(also)]);
     Ok(("man/man5/clr-dkms-status.5".to_owned(), highlighted(&roff.to_roff())))
 }
 
@@ -127,21 +113,18 @@ fn fields(
         let way = format!("{way}{name}");
         let resolved = field.resolved(whole)?;
         let optional = if object.required.contains(name) { "" } else { "optional " };
-        roff.control("TP", []);
-        roff.text([bold(&way), roman(format!(" ({optional}{})", field.shape(whole)?))]);
+        roff.control("TP", []).text([bold(&way), roman(format!(" ({optional}{})", field.shape(whole)?))]);
         let said = resolved.description.as_deref().with_context(|| format!("{way} is not described"))?;
         let inner = resolved.items.as_deref().or(resolved.any_of.iter().find(|s| s.reference.is_some()));
         let inner = inner.unwrap_or(field);
         let below = if resolved.items.is_some() { format!("{way}[]") } else { way };
         let before = inner.reference.as_ref().and_then(|r| explained.iter().find(|(known, _)| known == r));
         let inside = inner.resolved(whole)?;
-        match before {
-            Some((_, place)) if !inside.properties.is_empty() => {
-                paragraph(roff, &format!("{said} Its fields are those of {place}."));
-                continue;
-            }
-            _ => paragraph(roff, said),
+        if let (Some((_, place)), false) = (before, inside.properties.is_empty()) {
+            roff.text([roman(format!("{said} Its fields are those of {place}."))]);
+            continue;
         }
+        roff.text([roman(said)]);
         explained.extend(inner.reference.iter().map(|r| (r.clone(), below.clone())));
         fields(roff, whole, &inside, &format!("{below}."), explained)?;
     }

@@ -137,15 +137,12 @@ fn states() -> anyhow::Result<(String, String)> {
     let rows = clr_dkms::report::catalog::all();
     let what = "what the verdicts and states of clr-dkms mean";
     let mut roff = begun("clr-dkms-states", "7", "System Administration", what);
-    roff.control("SH", ["SYNOPSIS"]);
-    roff.text([bold("clr-dkms explain"), roman(" [ID]")]);
-    roff.control("SH", ["DESCRIPTION"]);
-    paragraph(
-        &mut roff,
+    roff.control("SH", ["SYNOPSIS"]).text([bold("clr-dkms explain"), roman(" [ID]")]);
+    roff.control("SH", ["DESCRIPTION"]).text([roman(
         "Each verdict on a system, each state of a module on a kernel, and each class (the importance of a module for a \
          machine) has a stable id, a cause, and one next step. `clr-dkms status` shows the words, and \
          `clr-dkms explain` prints these explanations.",
-    );
+    )]);
     for (title, prefix) in [
         ("VERDICTS", "CD-0"),
         ("STATES OF A MODULE", "CD-1"),
@@ -154,30 +151,22 @@ fn states() -> anyhow::Result<(String, String)> {
     ] {
         roff.control("SH", [title]);
         for row in rows.iter().filter(|row| row.id.starts_with(prefix)) {
-            roff.control("TP", []);
-            roff.text([bold(format!("{} {}", row.id, row.name))]);
-            paragraph(&mut roff, row.meaning);
-            roff.control("RS", []);
-            roff.control("PP", []);
-            paragraph(&mut roff, &format!("Cause: {}", row.cause));
+            roff.control("TP", []).text([bold(format!("{} {}", row.id, row.name))]);
+            roff.text([roman(row.meaning)]).control("RS", []);
+            roff.control("PP", []).text([roman(format!("Cause: {}", row.cause))]);
             if let Some(next) = &row.next {
-                roff.control("PP", []);
-                paragraph(&mut roff, &format!("Next step: {next}."));
+                roff.control("PP", []).text([roman(format!("Next step: {next}."))]);
             }
             roff.control("RE", []);
         }
     }
-    roff.control("SH", ["EXAMPLES"]);
-    roff.control("EX", []);
-    paragraph(&mut roff, "clr-dkms explain CD-102");
-    paragraph(&mut roff, "clr-dkms explain build-failed");
-    roff.control("EE", []);
-    roff.control("SH", ["FILES"]);
-    roff.control("TP", []);
-    roff.text([bold("/etc/clr-dkms/motd.d/VERDICT")]);
-    paragraph(&mut roff, "An admin's own text for a verdict, in the message of the day.");
+    roff.control("SH", ["EXAMPLES"]).control("EX", []);
+    roff.text([roman("clr-dkms explain CD-102")]).text([roman("clr-dkms explain build-failed")]);
+    roff.control("EE", []).control("SH", ["FILES"]);
+    roff.control("TP", []).text([bold("/etc/clr-dkms/motd.d/VERDICT")]);
+    roff.text([roman("An admin's own text for a verdict, in the message of the day.")]);
     roff.control("SH", ["SEE ALSO"]);
-    paragraph(&mut roff, "clr-dkms(8), clr-dkms-status(8), clr-dkms-explain(8)");
+    roff.text([roman("clr-dkms(8), clr-dkms-status(8), clr-dkms-explain(8)")]);
     Ok(("man/man7/clr-dkms-states.7".to_owned(), highlighted(&roff.to_roff())))
 }
 
@@ -214,8 +203,7 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     man.render_title(&mut out)?;
     let mut roff = Roff::new();
     // No hyphenation, because names of programs and pages are copied from the page.
-    roff.control("nh", []).control("ad", ["l"]);
-    roff.to_writer(&mut out)?;
+    roff.control("nh", []).control("ad", ["l"]).to_writer(&mut out)?;
     man.render_name_section(&mut out)?;
     man.render_synopsis_section(&mut out)?;
     section("DESCRIPTION", &paragraphs(&description)).to_writer(&mut out)?;
@@ -250,8 +238,7 @@ fn page(command: &Command, names: &[&str]) -> anyhow::Result<String> {
     }
     if exits.len() > 1 {
         let mut roff = Roff::new();
-        roff.control("SS", ["all"]);
-        roff.to_writer(&mut out)?;
+        roff.control("SS", ["all"]).to_writer(&mut out)?;
     }
     let is_listed = |code: &str| exits.iter().flat_map(|(_, codes)| codes).any(|(own, _)| own == code);
     items(&COMMON_EXITS.into_iter().filter(|(code, _)| !is_listed(code)).collect::<Vec<_>>())
@@ -276,8 +263,7 @@ fn guide(text: &str) -> Roff {
     let mut is_first = true;
     for block in text.split("\n\n").map(str::trim_end).filter(|block| !block.is_empty()) {
         if let Some(command) = block.strip_prefix("  ") {
-            roff.control("PP", []).control("RS", []).control("EX", []);
-            roff.text([roman(command)]);
+            roff.control("PP", []).control("RS", []).control("EX", []).text([roman(command)]);
             roff.control("EE", []).control("RE", []);
         } else if block.chars().all(|c| c.is_ascii_uppercase() || c == ' ') {
             roff.control("SH", [block]);
@@ -285,7 +271,7 @@ fn guide(text: &str) -> Roff {
             if !is_first {
                 roff.control("PP", []);
             }
-            paragraph(&mut roff, block);
+            roff.text([roman(block)]);
         }
         is_first = block.chars().all(|c| c.is_ascii_uppercase() || c == ' ');
     }
@@ -325,11 +311,9 @@ fn example(title: &str, lines: &[String]) -> Roff {
 fn verb_in_page(verb: &Command, out: &mut Vec<u8>) -> anyhow::Result<Option<Exits>> {
     let (description, exits) = description(verb)?;
     let mut roff = Roff::new();
-    roff.control("SS", [verb.get_name()]);
-    paragraph(&mut roff, &format!("{}.", about(verb)));
+    roff.control("SS", [verb.get_name()]).text([roman(format!("{}.", about(verb)))]);
     for text in paragraphs(&description).iter().filter(|text| **text != format!("{}.", about(verb))) {
-        roff.control("PP", []);
-        paragraph(&mut roff, text);
+        roff.control("PP", []).text([roman(text)]);
     }
     roff.to_writer(out)?;
     // Options that all verbs share are listed once, for the program.
@@ -402,13 +386,8 @@ pub(crate) fn begun(name: &str, section: &str, group: &str, what: &str) -> Roff 
     let version = format!("clr-dkms {}", env!("CARGO_PKG_VERSION"));
     roff.control("TH", [name.to_uppercase().as_str(), section, DATE, &version, group]);
     roff.control("nh", []).control("ad", ["l"]);
-    roff.control("SH", ["NAME"]);
-    roff.text([roman(format!("{name} - {what}"))]);
+    roff.control("SH", ["NAME"]).text([roman(format!("{name} - {what}"))]);
     roff
-}
-
-pub(crate) fn paragraph(roff: &mut Roff, text: &str) {
-    roff.text([roman(text)]);
 }
 
 fn section(title: &str, paragraphs: &[String]) -> Roff {
@@ -418,7 +397,7 @@ fn section(title: &str, paragraphs: &[String]) -> Roff {
         if at > 0 {
             roff.control("PP", []);
         }
-        paragraph(&mut roff, text);
+        roff.text([roman(text)]);
     }
     roff
 }
@@ -426,9 +405,7 @@ fn section(title: &str, paragraphs: &[String]) -> Roff {
 fn items(items: &[(&str, &str)]) -> Roff {
     let mut roff = Roff::new();
     for (term, what) in items {
-        roff.control("TP", []);
-        roff.text([bold(*term)]);
-        roff.text([roman(*what)]);
+        roff.control("TP", []).text([bold(*term)]).text([roman(*what)]);
     }
     roff
 }
@@ -438,7 +415,9 @@ fn examples(command: &Command) -> anyhow::Result<Roff> {
     let lines = text.strip_prefix("Examples:\n").context("it has no examples")?;
     let mut roff = Roff::new();
     roff.control("EX", []);
-    lines.lines().for_each(|line| paragraph(&mut roff, line.trim_start()));
+    for line in lines.lines() {
+        roff.text([roman(line.trim_start())]);
+    }
     roff.control("EE", []);
     Ok(roff)
 }
