@@ -191,14 +191,9 @@ fn is_directory(root: &Root, parent: &str, entry: &Listed) -> bool {
 
 /// The version in the target of a `kernel-K-A` link, if that is the relative path `VERSION/K/A` that dkms
 /// writes.
-fn claimed_version(
-    directory: &Directory<'_>,
-    link: &str,
-    release: &str,
-    architecture: &str,
-) -> Option<String> {
+fn claimed_version(below: &Directory<'_>, link: &str, release: &str, architecture: &str) -> Option<String> {
     // A link that cannot be read counts as absent. The module is then not installed, and a run examines it.
-    let text = directory.read_link(link).ok()?;
+    let text = below.read_link(link).ok()?;
     let rest = Path::new(release).join(architecture);
     let version = text.to_str()?.strip_suffix(rest.to_str()?)?.strip_suffix('/')?;
     is_usable_name(version).then(|| version.to_owned())

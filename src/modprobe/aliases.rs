@@ -35,10 +35,7 @@ pub(super) fn built_in_entries(info: &[u8]) -> impl Iterator<Item = (&[u8], &[u8
     })
 }
 
-fn matching<'a>(
-    modules_on_kernels: impl Iterator<Item = (&'a [u8], &'a [u8])>,
-    alias: &str,
-) -> BTreeSet<String> {
+fn matching<'a>(pairs: impl Iterator<Item = (&'a [u8], &'a [u8])>, alias: &str) -> BTreeSet<String> {
     let alias = pattern::normalized(alias).unwrap_or_else(|| alias.to_owned());
     let serves = |pattern: &[u8]| {
         // Comparing the beginning first is fast: there are tens of thousands of patterns, and few begin like
@@ -47,7 +44,7 @@ fn matching<'a>(
             && pattern::normalized(&String::from_utf8_lossy(pattern))
                 .is_some_and(|pattern| pattern::matches(&pattern, &alias))
     };
-    let found = modules_on_kernels.filter(|(pattern, _)| serves(pattern));
+    let found = pairs.filter(|(pattern, _)| serves(pattern));
     found.map(|(_, module)| kernel_name(String::from_utf8_lossy(module).trim())).collect()
 }
 

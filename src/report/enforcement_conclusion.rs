@@ -1,7 +1,7 @@
 //! The conclusion of the enforcement document: one word, one sentence, one problem.
 
 use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
-use super::enforcement_remedies::EnforcementProblem;
+use super::enforcement_remedies::EnforcementProblem as Problem;
 use crate::cmdline::Switch;
 use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
@@ -41,7 +41,7 @@ pub(super) fn exit_code(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
     standing: EnforcementStanding,
-    problem: Option<&EnforcementProblem>,
+    problem: Option<&Problem>,
 ) -> u8 {
     let is_lost = |m: &ModuleReport| m.unsafe_without && m.coming() == LoadWord::Refused;
     match standing {
@@ -51,7 +51,7 @@ pub(super) fn exit_code(
         EnforcementStanding::Refused => exit::ATTENTION,
         EnforcementStanding::Settled => exit::OK,
         EnforcementStanding::Pending => match problem {
-            Some(EnforcementProblem::RebootPending { .. }) => exit::OK,
+            Some(Problem::RebootPending { .. }) => exit::OK,
             _ => exit::ATTENTION,
         },
     }
@@ -132,18 +132,17 @@ pub(super) fn problem(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
     standing: EnforcementStanding,
-) -> Option<EnforcementProblem> {
-    use EnforcementProblem as P;
+) -> Option<Problem> {
     let kernel = kernels.first()?;
     if let Some(fix) = &setting.policy_fix {
-        return Some(P::NotAsWanted(fix.clone()));
+        return Some(Problem::NotAsWanted(fix.clone()));
     }
     let refused = kernel.modules.iter().find(|m| m.configured == LoadWord::Refused);
     if let Some(problem) = refused.and_then(|module| refusal(kernel, module, setting)) {
         return Some(problem);
     }
     if kernels.iter().any(KernelReport::entry_differs) || lacks_entry(kernel, setting) {
-        return Some(P::EntryDiffers);
+        return Some(Problem::EntryDiffers);
     }
     if standing == EnforcementStanding::Unknown {
         return Some(open_question(kernels, kernel, setting));
@@ -152,69 +151,59 @@ pub(super) fn problem(
     let running = kernels.iter().find(|k| k.running)?;
     let (now, coming) = (running.now.as_ref()?, running.coming());
     let on_again = now.verdict.enforced == Tri::No && coming.verdict.enforced == Tri::Yes;
-    now.differs(coming).then_some(P::RebootPending { on_again })
+    now.differs(coming).then_some(Problem::RebootPending { on_again })
 }
 
 /// Why a module is refused; none if the admin has configured it so.
-fn refusal(
-    kernel: &KernelReport,
-    module: &ModuleReport,
-    setting: &Setting<'_>,
-) -> Option<EnforcementProblem> {
-    use EnforcementProblem as P;
+fn refusal(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> Option<Problem> {
     let verdict = &kernel.configured.verdict;
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
     let on_line = |name: &str| KernelArguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
     Some(if module.unfit || matches!(module.signature, Signature::Broken { .. }) {
-        P::Unfit { module: module.module.clone(), kernel: kernel.release.clone() }
+        Problem::Unfit { module: module.module.clone(), kernel: kernel.release.clone() }
     } else if verdict.disabled == Tri::Yes {
-        P::ModulesDisabled
+        Problem::ModulesDisabled
     } else if verdict.ima == Tri::Yes {
-        P::ImaAppraises
+        Problem::ImaAppraises
     } else if kernel.parameter_would_help {
         return None;
     } else if verdict.enforced == Tri::Yes && kernel.patch == Patch::Absent {
-        P::ParameterUnknownToKernel
+        Problem::ParameterUnknownToKernel
     } else if verdict.enforced == Tri::Yes && firmware {
-        P::EnforcedBySecureBoot
+        Problem::EnforcedBySecureBoot
     } else if verdict.enforced == Tri::Yes && on_line("module.sig_enforce") {
-        P::EnforcedOnLine
+        Problem::EnforcedOnLine
     } else if verdict.locked == Tri::Yes && on_line("lockdown") {
-        P::LockedOnLine
+        Problem::LockedOnLine
     } else if verdict.locked == Tri::Yes && firmware {
-        P::LockedBySecureBoot
+        Problem::LockedBySecureBoot
     } else {
-        P::NotTrusted
+        Problem::NotTrusted
     })
 }
 
 /// What is unknown.
-fn open_question(
-    kernels: &[KernelReport],
-    kernel: &KernelReport,
-    setting: &Setting<'_>,
-) -> EnforcementProblem {
-    use EnforcementProblem as P;
+fn open_question(kernels: &[KernelReport], kernel: &KernelReport, setting: &Setting<'_>) -> Problem {
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == LoadOutcome::Unknown;
     if kernel.is_line_unread() {
-        P::CmdlineUnread
+        Problem::CmdlineUnread
     } else if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
-        P::BootconfigUnknown
+        Problem::BootconfigUnknown
     } else if open && coming.sig_unenforce == Switch::Unknown {
-        P::ParameterUnclear
+        Problem::ParameterUnclear
     } else if kernel.with(LoadWord::Unknown).any(|m| m.unread) {
-        P::ModuleUnread
+        Problem::ModuleUnread
     } else if let (false, Some(module)) = (open, kernel.with(LoadWord::Unknown).next()) {
-        P::KeyUnknown { module: module.module.name.clone() }
+        Problem::KeyUnknown { module: module.module.name.clone() }
     } else if !open && now_unknown(kernels) {
-        P::RunningUnknown
+        Problem::RunningUnknown
     } else if setting.entries_needed {
-        P::EntriesUnknown
+        Problem::EntriesUnknown
     } else {
         // An image has no firmware, and no kernel runs in it.
-        P::NotThisMachine
+        Problem::NotThisMachine
     }
 }

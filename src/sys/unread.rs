@@ -55,12 +55,7 @@ impl Root {
 
     /// An error of a read. It is recorded for [`Root::unread`] unless it is a fact: absent, or not a regular
     /// file.
-    pub(crate) fn fail_read(
-        &self,
-        action: &'static str,
-        path: &Path,
-        cause: impl Into<io::Error>,
-    ) -> FileError {
+    pub fn fail_read(&self, action: &'static str, path: &Path, cause: impl Into<io::Error>) -> FileError {
         let error = self.fail(action, path, cause);
         // A normal user is refused many files that decide nothing; those that matter are in `Root::denied`.
         let is_expected = error.is_denied() && !nix::unistd::geteuid().is_root();

@@ -14,6 +14,7 @@ use nix::sys::signal::kill;
 use nix::sys::stat::{Mode, fchmod, fstat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, fsync, getpid, linkat, symlinkat, syncfs, unlinkat};
 use rustix::fs::RenameFlags;
+use serde::Serialize;
 
 use super::compare::have_same_contents;
 use super::directory::entries;
@@ -136,11 +137,7 @@ impl Root {
     ///
     /// # Errors
     /// As [`Root::write`]; also for a value that cannot be written as JSON.
-    pub fn write_json<T: serde::Serialize>(
-        &self,
-        path: impl AsRef<Path>,
-        value: &T,
-    ) -> Result<Written, FileError> {
+    pub fn write_json<T: Serialize>(&self, path: impl AsRef<Path>, value: &T) -> Result<Written, FileError> {
         let path = path.as_ref();
         let mut text = serde_json::to_vec_pretty(value).map_err(|e| self.fail("write", path, e))?;
         text.push(b'\n');

@@ -334,16 +334,11 @@ fn verify_file(
 }
 
 /// Lists everything but directories below `part`.
-fn list(
-    root: &Root,
-    directory: &str,
-    part: &str,
-    found: &mut BTreeMap<String, FileKind>,
-) -> Result<(), FileError> {
-    for entry in root.list_optional(format!("{directory}/{part}"))? {
+fn list(root: &Root, top: &str, part: &str, found: &mut BTreeMap<String, FileKind>) -> Result<(), FileError> {
+    for entry in root.list_optional(format!("{top}/{part}"))? {
         let path = format!("{part}/{}", entry.name.to_string_lossy());
         match entry.kind {
-            FileKind::Directory => list(root, directory, &path, found)?,
+            FileKind::Directory => list(root, top, &path, found)?,
             kind => drop(found.insert(path, kind)),
         }
     }

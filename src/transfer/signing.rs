@@ -1,6 +1,6 @@
 //! Detached signatures of archives, in the format of minisign.
 
-use std::io::Read;
+use std::io::{self, Read};
 
 use minisign_verify::{Error, PublicKey, Signature};
 
@@ -96,11 +96,7 @@ impl SigningKeys {
     ///
     /// # Errors
     /// When the archive cannot be read.
-    pub fn check(
-        &self,
-        signature: Option<&[u8]>,
-        mut archive: impl Read,
-    ) -> std::io::Result<ArchiveSignature> {
+    pub fn check(&self, signature: Option<&[u8]>, mut archive: impl Read) -> io::Result<ArchiveSignature> {
         let Some(signature) = signature else { return Ok(ArchiveSignature::Absent) };
         let text = String::from_utf8_lossy(signature);
         let signature = match Signature::decode(&text) {
@@ -118,7 +114,7 @@ impl SigningKeys {
                 match archive.read(&mut block) {
                     Ok(0) => break,
                     Ok(length) => verifier.update(&block[..length]),
-                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                     Err(e) => return Err(e),
                 }
             }

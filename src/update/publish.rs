@@ -56,14 +56,10 @@ pub(super) fn both<E: std::fmt::Display>(first: Result<(), E>, second: Result<()
 ///
 /// # Errors
 /// As for [`write`]. A failure of a program is only logged.
-pub fn write_all(
-    context: &Context,
-    document: &StatusDocument,
-    before: Option<&str>,
-) -> Result<(), FileError> {
-    let written = write(context, document);
-    if before != Some(document.verdict.to_string().as_str()) {
-        notify(context, document, before.unwrap_or("none"));
+pub fn write_all(context: &Context, status: &StatusDocument, before: Option<&str>) -> Result<(), FileError> {
+    let written = write(context, status);
+    if before != Some(status.verdict.to_string().as_str()) {
+        notify(context, status, before.unwrap_or("none"));
     }
     written
 }

@@ -29,12 +29,7 @@ pub(in crate::dkms) struct Temporary<'a> {
 
 impl<'a> Temporary<'a> {
     /// One in the state directory. After a kill the next run removes it, because of its name.
-    pub(in crate::dkms) fn new(
-        root: &'a Root,
-        module: &ModuleName,
-        release: &str,
-        what: &str,
-    ) -> Temporary<'a> {
+    pub(in crate::dkms) fn new(root: &'a Root, module: &ModuleName, release: &str, what: &str) -> Self {
         let path = format!("{STATE}/{STAGING}{}-{}-{release}{what}", module.name, module.version);
         Temporary { root, path }
     }

@@ -106,15 +106,9 @@ fn head(document: &StatusDocument, style: &ScreenStyle) -> Vec<StyledLine> {
 pub(super) const NOTHING: &str = "nothing to do";
 
 /// A word and what to do; below that, why.
-pub(super) fn answer(
-    word: &str,
-    tone: Tone,
-    action: &str,
-    why: &str,
-    style: &ScreenStyle,
-) -> Vec<StyledLine> {
+pub(super) fn answer(word: &str, tone: Tone, step: &str, why: &str, style: &ScreenStyle) -> Vec<StyledLine> {
     let first = format!("{} {word}:", tone.symbol(style));
-    let mut texts = broken_to(style.width, action, &format!("{first} "), "  ").into_iter();
+    let mut texts = broken_to(style.width, step, &format!("{first} "), "  ").into_iter();
     let answer = texts.next().unwrap_or_default();
     let rest = answer.strip_prefix(&first).unwrap_or_default().to_owned();
     let mut lines = vec![vec![bold(first, tone), plain(rest)]];

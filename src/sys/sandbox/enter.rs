@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::request::{Confinement, Exchange, Request, SandboxOutcome, SandboxReport, Strength};
-use super::{confine, view};
+use super::{SandboxView, confine, view};
 
 /// The hidden first argument of the process that creates the namespaces.
 pub(super) const OUTER: &str = "__sandbox";
@@ -57,11 +57,7 @@ pub fn enter(mut arguments: impl Iterator<Item = OsString>) -> Option<i32> {
 
 /// Replaces this process. Returns only on failure.
 #[allow(clippy::disallowed_methods)] // the one place that becomes another program
-fn become_program(
-    request: &Request,
-    view: &super::SandboxView,
-    exchange: &Exchange,
-) -> Option<SandboxOutcome> {
+fn become_program(request: &Request, view: &SandboxView, exchange: &Exchange) -> Option<SandboxOutcome> {
     let made = view::make(view)
         .and_then(|()| exchange.report(&SandboxReport { layers: None, outcome: SandboxOutcome::Became }));
     let error = match made {
