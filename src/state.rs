@@ -300,17 +300,11 @@ pub enum Stored<T> {
 
 impl<T> Stored<T> {
     pub fn good(self) -> Option<T> {
-        match self {
-            Stored::Good(value) => Some(value),
-            _ => None,
-        }
+        if let Stored::Good(value) = self { Some(value) } else { None }
     }
 
     pub fn as_good(&self) -> Option<&T> {
-        match self {
-            Stored::Good(value) => Some(value),
-            _ => None,
-        }
+        if let Stored::Good(value) = self { Some(value) } else { None }
     }
 }
 

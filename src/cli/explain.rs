@@ -30,10 +30,7 @@ struct ExplainDocument {
 /// # Errors
 /// If stdout cannot be written.
 pub fn run(arguments: &ExplainArguments, common: &Common) -> anyhow::Result<u8> {
-    let rows = match &arguments.id {
-        None => catalog::all(),
-        Some(asked) => catalog::find(asked),
-    };
+    let rows = if let Some(asked) = &arguments.id { catalog::find(asked) } else { catalog::all() };
     if let (true, Some(asked)) = (rows.is_empty(), &arguments.id) {
         let why = "is neither an id nor a word of a screen; `clr-dkms explain` lists them";
         return Err(ExitReason::unknown(format!("{} {why}", shown(asked))).into());

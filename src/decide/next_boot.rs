@@ -86,10 +86,7 @@ impl NextBoot {
 
     /// Why the next boot is unknown. None if it is known.
     pub fn unknown(&self) -> Option<&str> {
-        match self {
-            NextBoot::Unknown { reason, .. } => Some(reason),
-            _ => None,
-        }
+        if let NextBoot::Unknown { reason, .. } = self { Some(reason) } else { None }
     }
 
     pub fn is_removed(&self) -> bool {
@@ -98,10 +95,7 @@ impl NextBoot {
 
     /// The installed kernel that boots next.
     pub fn kernel<'i>(&self, inventory: &'i Inventory) -> Option<&'i Installed> {
-        match self {
-            NextBoot::Installed { release, .. } => inventory.of_release(release),
-            _ => None,
-        }
+        if let NextBoot::Installed { release, .. } = self { inventory.of_release(release) } else { None }
     }
 }
 

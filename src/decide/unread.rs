@@ -143,10 +143,7 @@ pub fn blocks(unread: &Unread, system: &System) -> Blocks {
             None => Blocks::Nothing("neither the default nor the entry of an installed kernel"),
         };
     }
-    match of_kernel(path, system) {
-        Some(release) => Blocks::Kernel(release),
-        None => Blocks::Everything,
-    }
+    if let Some(release) = of_kernel(path, system) { Blocks::Kernel(release) } else { Blocks::Everything }
 }
 
 /// The kernel release that a file belongs to, if it belongs to only one.

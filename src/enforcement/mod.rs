@@ -125,10 +125,7 @@ impl LoadWord {
 impl LoadOutcome {
     /// The error of a refusal, if it is known.
     pub fn error(self) -> Option<LoadRefusal> {
-        match self {
-            LoadOutcome::Refused(error) => error,
-            _ => None,
-        }
+        if let LoadOutcome::Refused(error) = self { error } else { None }
     }
 
     /// The outcome without the error of a refusal.

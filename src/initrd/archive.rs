@@ -89,10 +89,7 @@ pub(super) fn entries<R: BufRead>(
 }
 
 fn cut(e: io::Error) -> io::Error {
-    match e.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::other("it is truncated"),
-        _ => e,
-    }
+    if e.kind() == io::ErrorKind::UnexpectedEof { io::Error::other("it is truncated") } else { e }
 }
 
 /// The position of the first byte that is not NUL.

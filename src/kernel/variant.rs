@@ -71,10 +71,7 @@ impl Variant {
 
     /// The bundle that installs the headers and DKMS, if one exists.
     pub fn dkms_bundle(&self) -> Option<&'static str> {
-        match self.support {
-            Support::Supported { dkms_bundle, .. } => Some(dkms_bundle),
-            _ => None,
-        }
+        if let Support::Supported { dkms_bundle, .. } = self.support { Some(dkms_bundle) } else { None }
     }
 }
 

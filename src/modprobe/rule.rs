@@ -54,10 +54,7 @@ impl LoadBlocker {
 
     /// The module that is not loaded, if it is a dependency of the requested module.
     pub fn dependency(&self) -> Option<&str> {
-        match self {
-            LoadBlocker::Dependency(module, _) => Some(module),
-            _ => None,
-        }
+        if let LoadBlocker::Dependency(module, _) = self { Some(module) } else { None }
     }
 
     /// The parameter on the kernel command line. None if the cause is in `modprobe.d`.

@@ -150,10 +150,7 @@ impl Remedy {
 
     /// The command, if one command is the whole remedy.
     pub fn command(&self) -> Option<&AdminCommand> {
-        match self {
-            Remedy::Run(command) => Some(command),
-            _ => None,
-        }
+        if let Remedy::Run(command) = self { Some(command) } else { None }
     }
 
     /// The remedy as text. Commands that require root always begin with `sudo`.

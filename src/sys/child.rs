@@ -239,10 +239,7 @@ impl Child {
     pub(super) fn run_with(&self, input: Option<File>) -> io::Result<Finished> {
         let watch = Stopwatch::start();
         let program = self.expression();
-        let program = match input {
-            Some(file) => program.stdin_file(file),
-            None => program.stdin_null(),
-        };
+        let program = if let Some(file) = input { program.stdin_file(file) } else { program.stdin_null() };
         let mut kept: Option<(File, u64)> = None;
         let (stdout, stderr) = match &self.output {
             Output::Into(file) => (file.try_clone()?, file.try_clone()?),

@@ -26,10 +26,7 @@ pub struct Pager {
 impl Pager {
     /// Where the text goes.
     pub fn input(&mut self) -> Box<dyn Write + '_> {
-        match self.child.stdin.as_mut() {
-            Some(input) => Box::new(input),
-            None => Box::new(std::io::sink()),
-        }
+        if let Some(input) = self.child.stdin.as_mut() { Box::new(input) } else { Box::new(std::io::sink()) }
     }
 
     /// Waits until the user quits the pager.

@@ -127,10 +127,7 @@ impl Presence {
 
     /// The facts, when it is there. For callers to which an unreadable file is as good as none.
     pub fn stat(&self) -> Option<Stat> {
-        match self {
-            Presence::There(s) => Some(*s),
-            _ => None,
-        }
+        if let Presence::There(s) = self { Some(*s) } else { None }
     }
 }
 

@@ -51,10 +51,7 @@ impl KernelCmdline {
     /// How the kernel treats modules when it is booted with its configured line.
     pub fn configured_verdict(&self, machine: &Machine) -> EnforcementVerdict {
         let verdict = self.verdict_with(&self.effective, machine);
-        match self.unread() {
-            Some(error) => verdict.with_unknown_words(error.to_string()),
-            None => verdict,
-        }
+        if let Some(error) = self.unread() { verdict.with_unknown_words(error.to_string()) } else { verdict }
     }
 
     /// How the kernel treats modules when it is booted with `line`.

@@ -189,10 +189,7 @@ pub fn bring_up_to_date(
                 return failed(last, why, "if it hangs, end it");
             }
             let record = refresh(context, system.into(), last, why);
-            let parts = match record.error {
-                None => inputs::parts(&context.root),
-                Some(_) => record.parts,
-            };
+            let parts = if record.error.is_some() { record.parts } else { inputs::parts(&context.root) };
             let waiting = if record.error.is_none() { Vec::new() } else { record.waiting };
             UpdateResult { record: BootRecord { parts, waiting, ..record }, touched: true }
         }

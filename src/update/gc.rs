@@ -212,10 +212,7 @@ pub fn collect(context: &Context) -> GcDocument {
 }
 
 fn module_of(removal: &GcRemoval) -> Option<&ModuleName> {
-    match &removal.what {
-        GcLeftover::Build { module, .. } => Some(module),
-        _ => None,
-    }
+    if let GcLeftover::Build { module, .. } = &removal.what { Some(module) } else { None }
 }
 
 /// A message if a module that was registered no longer is.

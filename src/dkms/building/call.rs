@@ -63,10 +63,7 @@ pub(in crate::dkms) fn build_with(job: &Job<'_>, aids: BuildAids<'_>, log: &File
         aids.hooks.iter().flat_map(|hooks| &hooks.directives).map(String::as_str).collect();
     let child = || {
         let child = child(job, "build", None, &directives)?;
-        Ok(match &first {
-            Some(first) => child.first_in_path(first),
-            None => child,
-        })
+        Ok(if let Some(first) = &first { child.first_in_path(first) } else { child })
     };
     run_dkms(job, &child, ("build", uname.into_iter().chain(hooks).collect()), log)
 }

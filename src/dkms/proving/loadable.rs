@@ -45,10 +45,7 @@ pub fn loadable<'a>(
     match modules.resolve(name) {
         Resolution::BuiltIn => Loadable::BuiltIn { serves: serves() },
         Resolution::File { path, origin, .. } => {
-            let serves = match origin {
-                FileOrigin::Dkms => Serves::Unknown,
-                _ => serves(),
-            };
+            let serves = if origin == FileOrigin::Dkms { Serves::Unknown } else { serves() };
             Loadable::File { origin, serves, proof: prove_listed(scope, cache, name, path).map(Box::new) }
         }
         Resolution::Dangling { .. } | Resolution::Absent => Loadable::Absent,

@@ -83,10 +83,7 @@ fn row(row: &CmdlineWordReport, width: usize, style: &ScreenStyle) -> Vec<Styled
     let fits = |place: &String| width + 4 + place.chars().count() <= style.width;
     let mut places = places.iter().peekable();
     let beside = places.next_if(|place| word.chars().count() <= width && fits(place));
-    let first = match beside {
-        Some(place) => format!("{word:width$}  {place}"),
-        None => word.to_owned(),
-    };
+    let first = if let Some(place) = beside { format!("{word:width$}  {place}") } else { word.to_owned() };
     let indented = |place: &String| {
         let blanks = if fits(place) { width + 4 } else { NARROW };
         vec![plain(format!("{:blanks$}{place}", ""))]

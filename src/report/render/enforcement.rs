@@ -251,10 +251,7 @@ fn kernel(kernel: &KernelReport, style: &ScreenStyle) -> Vec<StyledLine> {
     let columns = columns(kernel);
     let cell = |view: &KernelView, kind: &str| {
         let word = view.loads.get(kind).map(LoadWord::to_string).unwrap_or_default();
-        match view.error.get(kind) {
-            Some(error) => format!("{word} {}", error.name()),
-            None => word,
-        }
+        if let Some(error) = view.error.get(kind) { format!("{word} {}", error.name()) } else { word }
     };
     for (kind, label) in KINDS {
         let of = |column: &Column<'_>| format!("{} ({})", cell(column[0].1, kind), names(column));

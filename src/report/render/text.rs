@@ -146,10 +146,7 @@ fn notes(document: &StatusDocument) -> Vec<(Option<Tone>, String)> {
 
 /// What stands before a line: the symbol of its state, or nothing.
 pub fn mark(tone: Option<Tone>, style: &ScreenStyle) -> Span {
-    match tone {
-        Some(tone) => toned(format!("{} ", tone.symbol(style)), tone),
-        None => plain("  "),
-    }
+    if let Some(tone) = tone { toned(format!("{} ", tone.symbol(style)), tone) } else { plain("  ") }
 }
 
 /// Lines of which the first one has a symbol, where it has a state. The texts begin with two blanks for it.
