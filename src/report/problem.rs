@@ -296,6 +296,21 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
             }
         },
         P::HeldByAdmin { kernel, note } => write!(f, "an admin holds kernel {kernel}{}", note.text(times)),
+        P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
+            Some(lack) if are_unknown(lacking) => {
+                write!(f, "kernel {kernel} is held back: it is unknown whether it has {lack}")
+            }
+            Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
+            None => write!(f, "kernel {kernel} is held back: it cannot be booted"),
+        },
+        trial => write_trial(f, trial),
+    }
+}
+
+/// The sentence about a kernel that is, or was, on trial.
+fn write_trial(f: &mut fmt::Formatter<'_>, problem: &Problem) -> fmt::Result {
+    use Problem as P;
+    match problem {
         P::TrialFailed { kernel, lack: Some(lack), back_to } => {
             let MissingModule { module, needed, reason, .. } = lack;
             match back_to {
@@ -341,13 +356,6 @@ fn write_boot_default(f: &mut fmt::Formatter<'_>, problem: &Problem, times: &Tim
             "{set_by} is {default}: after a power failure nothing returns to {fallback} if kernel {kernel} does \
              not work on trial"
         ),
-        P::HeldBack { kernel, lacks: lacking } => match lacks(lacking) {
-            Some(lack) if are_unknown(lacking) => {
-                write!(f, "kernel {kernel} is held back: it is unknown whether it has {lack}")
-            }
-            Some(lack) => write!(f, "kernel {kernel} is held back: it lacks {lack}"),
-            None => write!(f, "kernel {kernel} is held back: it cannot be booted"),
-        },
         // The other variants were written already.
         _ => Ok(()),
     }
