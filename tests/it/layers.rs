@@ -83,6 +83,19 @@ fn imports_go_down_only() {
     assert_eq!(wrong, Vec::<String>::new());
 }
 
+/// A file that fits in one reading. `.clippy.toml` limits functions.
+#[test]
+fn no_source_file_has_more_than_500_lines() {
+    let mut files = Vec::new();
+    for directory in ["benches", "packaging/pages/src", "src", "tests"] {
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
+    }
+    files.retain(|file| file.extension().is_some_and(|end| end == "rs"));
+    assert!(files.len() > 300, "the sources were not found: {} files", files.len());
+    files.retain(|file| fs::read_to_string(file).unwrap().lines().count() > 500);
+    assert_eq!(files, Vec::<std::path::PathBuf>::new());
+}
+
 /// The drawing names every module once, in the order of the layers from the top down.
 #[test]
 fn the_drawing_has_the_layers() {

@@ -119,76 +119,51 @@ fn binaries_that_do_not_fit_are_not_used() {
     }
 }
 
-/// Whatever is asked for: nothing of these is used.
-#[test]
-fn damaged_and_altered_archives_are_refused() {
-    let builder = Builder::new();
-    let whole = fs::read(builder.signed()).unwrap();
-    let signature = fs::read(signature_of(&builder.archive())).unwrap();
-    let refused = |name: &str, file: &Path, step_name: &str, why: &str| {
-        let target = builder.target();
-        let before = target.tree();
-        let document = import(&target, file, &["--yes", "--trust-binaries", "--json"]).code(1).json();
-        let failed = step(&document, step_name, "failed");
-        assert!(failed.iter().any(|text| text.contains(why)), "{name}: {document:#}");
-        let changes = difference(&before, &target.tree(), false);
-        assert!(changes.iter().all(|change| change.contains(".stand-ins")), "{name}: {changes:?}");
-        assert_eq!(builds(&target), Vec::<String>::new(), "{name}");
-    };
-    let written = |name: &str, bytes: &[u8]| {
-        let file = builder.root.outside().join(name);
-        fs::write(&file, bytes).unwrap();
-        file
-    };
-    let mut altered = whole.clone();
-    *altered.last_mut().unwrap() ^= 1;
-    let file = written("altered.tar.gz", &altered);
-    fs::write(signature_of(&file), &signature).unwrap();
-    refused("altered", &file, "signature", "is not the one that was signed");
-    let file = written("half-signed.tar.gz", &whole);
-    fs::write(signature_of(&file), &signature[..signature.len() / 2]).unwrap();
-    refused("half a signature", &file, "signature", "it cannot be used");
-    for length in [0, 1, 40, whole.len() / 2, whole.len() - 20] {
-        let file = written("truncated.tar.gz", &whole[..length]);
-        refused(&format!("{length} bytes"), &file, "unpack", "");
-    }
-    refused("nothing", &builder.root.outside().join("nothing"), "unpack", "");
-    let source = |directory: &Path| directory.join("dkms_source_tree");
-    type Change<'c> = Box<dyn FnOnce(&Path, &mut Value) + 'c>;
-    let binary = format!("dkms_main_tree/{B}/{}/module/hello.ko", clr_dkms::dkms::architecture());
-    let cases: Vec<(&str, Change<'_>, &str)> = vec![
+fn source_of(directory: &Path) -> std::path::PathBuf {
+    directory.join("dkms_source_tree")
+}
+
+fn binary() -> String {
+    format!("dkms_main_tree/{B}/{}/module/hello.ko", clr_dkms::dkms::architecture())
+}
+
+type Change = Box<dyn FnOnce(&Path, &mut Value)>;
+
+/// What is done to the files or the manifest of an archive, and a part of the message.
+fn changes() -> Vec<(&'static str, Change, &'static str)> {
+    vec![
         (
             "a damaged source",
-            Box::new(|directory, _| fs::write(source(directory).join("hello.c"), "int y;\n").unwrap()),
+            Box::new(|directory, _| fs::write(source_of(directory).join("hello.c"), "int y;\n").unwrap()),
             "hello.c is damaged",
         ),
         (
             "a damaged binary",
             Box::new(|directory, _| {
-                let mut bytes = fs::read(directory.join(&binary)).unwrap();
+                let mut bytes = fs::read(directory.join(binary())).unwrap();
                 *bytes.last_mut().unwrap() ^= 1;
-                fs::write(directory.join(&binary), bytes).unwrap();
+                fs::write(directory.join(binary()), bytes).unwrap();
             }),
             "hello.ko is damaged",
         ),
         (
             "a file more",
-            Box::new(|directory, _| fs::write(source(directory).join("more.c"), "").unwrap()),
+            Box::new(|directory, _| fs::write(source_of(directory).join("more.c"), "").unwrap()),
             "more.c is in the archive and not in",
         ),
         (
             "a binary more",
-            Box::new(|directory, _| fs::write(directory.join(&binary).with_file_name("b.ko"), "").unwrap()),
+            Box::new(|directory, _| fs::write(directory.join(binary()).with_file_name("b.ko"), "").unwrap()),
             "b.ko is in the archive and not in",
         ),
         (
             "a file less",
-            Box::new(|directory, _| fs::remove_file(source(directory).join("hello.c")).unwrap()),
+            Box::new(|directory, _| fs::remove_file(source_of(directory).join("hello.c")).unwrap()),
             "hello.c is missing",
         ),
         (
             "another mode",
-            Box::new(|directory, _| set_mode(&source(directory).join("hello.c"), 0o755)),
+            Box::new(|directory, _| set_mode(&source_of(directory).join("hello.c"), 0o755)),
             "hello.c is damaged",
         ),
         ("another schema", Box::new(|_, manifest| manifest["schema"] = 2.into()), "has schema 2"),
@@ -223,14 +198,50 @@ fn damaged_and_altered_archives_are_refused() {
             }),
             "twice",
         ),
-    ];
-    for (at, (name, change, why)) in cases.into_iter().enumerate() {
+    ]
+}
+
+/// Whatever is asked for: nothing of these is used.
+#[test]
+fn damaged_and_altered_archives_are_refused() {
+    let builder = Builder::new();
+    let whole = fs::read(builder.signed()).unwrap();
+    let signature = fs::read(signature_of(&builder.archive())).unwrap();
+    let refused = |name: &str, file: &Path, step_name: &str, why: &str| {
+        let target = builder.target();
+        let before = target.tree();
+        let document = import(&target, file, &["--yes", "--trust-binaries", "--json"]).code(1).json();
+        let failed = step(&document, step_name, "failed");
+        assert!(failed.iter().any(|text| text.contains(why)), "{name}: {document:#}");
+        let changes = difference(&before, &target.tree(), false);
+        assert!(changes.iter().all(|change| change.contains(".stand-ins")), "{name}: {changes:?}");
+        assert_eq!(builds(&target), Vec::<String>::new(), "{name}");
+    };
+    let written = |name: &str, bytes: &[u8]| {
+        let file = builder.root.outside().join(name);
+        fs::write(&file, bytes).unwrap();
+        file
+    };
+    let mut altered = whole.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    let file = written("altered.tar.gz", &altered);
+    fs::write(signature_of(&file), &signature).unwrap();
+    refused("altered", &file, "signature", "is not the one that was signed");
+    let file = written("half-signed.tar.gz", &whole);
+    fs::write(signature_of(&file), &signature[..signature.len() / 2]).unwrap();
+    refused("half a signature", &file, "signature", "it cannot be used");
+    for length in [0, 1, 40, whole.len() / 2, whole.len() - 20] {
+        let file = written("truncated.tar.gz", &whole[..length]);
+        refused(&format!("{length} bytes"), &file, "unpack", "");
+    }
+    refused("nothing", &builder.root.outside().join("nothing"), "unpack", "");
+    for (at, (name, change, why)) in changes().into_iter().enumerate() {
         let file = builder.repacked(&format!("case-{at}"), change);
         refused(name, &file, "check", why);
     }
     // A symlink out of the archive is refused while it is unpacked.
     let file = builder.repacked("link", |directory, _| {
-        std::os::unix::fs::symlink("/etc", source(directory).join("etc")).unwrap();
+        std::os::unix::fs::symlink("/etc", source_of(directory).join("etc")).unwrap();
     });
     refused("a symlink", &file, "unpack", "symlink to an absolute path");
     // What is not an archive of a module.

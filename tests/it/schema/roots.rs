@@ -52,6 +52,14 @@ fn unmanaged() -> TestRoot {
 const GONE: &str = r#"{"schema": 1, "hold": "6.1.1-1.native",
     "held": {"by": "admin", "since": "2025-07-29T12:00:00Z", "reason": "a test"}}"#;
 
+/// An installed module has a byte behind its signature.
+fn longer_than_signed(root: TestRoot) -> TestRoot {
+    let bytes = [fs::read(root.at(&TestRoot::ko("hello", A))).unwrap(), b"\n".to_vec()].concat();
+    let built = format!("{}/module/hello.ko", TestRoot::build("hello", "1.0", A));
+    root.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes);
+    root
+}
+
 /// A machine of each kind.
 pub(super) fn all() -> Vec<(&'static str, TestRoot)> {
     let with = |root: TestRoot, change: fn(&TestRoot)| {
@@ -119,14 +127,7 @@ pub(super) fn all() -> Vec<(&'static str, TestRoot)> {
     let signed = ["signed_module_of_a_foreign_key", "signed_module_that_may_be_trusted", "broken_signature"];
     roots.extend(SITUATIONS.iter().filter(|s| signed.contains(&s.name)).map(|s| (s.name, (s.root)())));
     let signed = SITUATIONS.iter().find(|s| s.name == signed[0]).unwrap();
-    roots.push((
-        "a byte behind the signature",
-        with((signed.root)(), |r| {
-            let bytes = [fs::read(r.at(&TestRoot::ko("hello", A))).unwrap(), b"\n".to_vec()].concat();
-            let built = format!("{}/module/hello.ko", TestRoot::build("hello", "1.0", A));
-            r.file(&built, &bytes).file(&TestRoot::ko("hello", A), &bytes).forget()
-        }),
-    ));
+    roots.push(("a byte behind the signature", longer_than_signed((signed.root)())));
     roots.push((
         "a masked unit",
         with(crate::automation::installed(), |r| {

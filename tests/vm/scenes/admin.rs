@@ -7,9 +7,8 @@ use crate::scene::Fact::{
 use crate::scene::Step::{Exits, Is, PowerCut, Reboot, Settle, Update};
 use crate::scene::{A, B, Scene};
 
-/// What an admin decides, and does by hand.
-pub(super) fn admin() -> Vec<Scene> {
-    let by_hand = "clr-boot-manager update";
+/// What an admin decides.
+pub(super) fn decisions() -> Vec<Scene> {
     vec![
         scene(
             "masked",
@@ -86,6 +85,13 @@ pub(super) fn admin() -> Vec<Scene> {
                 Is(Route(true)),
             ],
         ),
+    ]
+}
+
+/// What an admin does by hand while a kernel is held.
+pub(super) fn by_hand() -> Vec<Scene> {
+    let by_hand = "clr-boot-manager update";
+    vec![
         scene(
             "by-hand",
             "clr-boot-manager run by hand while a kernel is held, then an orderly reboot",

@@ -21,11 +21,8 @@ PY",
     )
 }
 
-/// What overrides `loader.conf`, and what the firmware lets through.
-pub(super) fn firmware() -> Vec<Scene> {
-    // By hand: clr-dkms does not write an entry that loses critical modules.
-    let locked = "mkdir -p /etc/kernel/cmdline.d &&
-echo module.sig_unenforce lockdown=integrity >/etc/kernel/cmdline.d/lockdown.conf && clr-boot-manager update";
+/// What overrides `loader.conf`.
+pub(super) fn variables() -> Vec<Scene> {
     vec![
         scene(
             "one-shot",
@@ -59,6 +56,15 @@ echo module.sig_unenforce lockdown=integrity >/etc/kernel/cmdline.d/lockdown.con
                 Is(Runs(B)),
             ],
         ),
+    ]
+}
+
+/// What the firmware lets through.
+pub(super) fn secure_boot() -> Vec<Scene> {
+    // By hand: clr-dkms does not write an entry that loses critical modules.
+    let locked = "mkdir -p /etc/kernel/cmdline.d &&
+echo module.sig_unenforce lockdown=integrity >/etc/kernel/cmdline.d/lockdown.conf && clr-boot-manager update";
+    vec![
         scene(
             "secure-boot",
             "Secure Boot switched on, with a key of the test's own",

@@ -19,10 +19,14 @@ pub(crate) const FIRST: &str = "first-module";
 pub(crate) fn all() -> Vec<Scene> {
     let mut scenes = vec![first()];
     scenes.extend(updates::updates());
-    scenes.extend(admin::admin());
+    scenes.extend(admin::decisions());
+    scenes.extend(admin::by_hand());
     scenes.extend(partition::partition());
-    scenes.extend(firmware::firmware());
+    scenes.extend(partition::partition_as_user());
+    scenes.extend(firmware::variables());
+    scenes.extend(firmware::secure_boot());
     scenes.extend(trial::trial());
+    scenes.extend(trial::interrupted_trial());
     scenes.extend(cuts::cuts());
     scenes.push(modules::initrd());
     scenes.push(modules::compiled());

@@ -23,6 +23,7 @@ fn setting(what: &'static str) -> crate::scene::Step {
     )
 }
 
+/// The new kernel boots, and works or not.
 pub(super) fn trial() -> Vec<Scene> {
     let disk = "cp -a /usr/share/vm/later/. / && clr-dkms-post-update";
     let initrd = format!(
@@ -96,6 +97,12 @@ pub(super) fn trial() -> Vec<Scene> {
                 Is(Runs(A)),
             ],
         ),
+    ]
+}
+
+/// There is no trial, or it is interrupted, rejected by a check of an admin, or taken back.
+pub(super) fn interrupted_trial() -> Vec<Scene> {
+    vec![
         scene(
             "no-trial-reboot",
             "the network card's module does not work on the new kernel; trial = no, return = reboot",
