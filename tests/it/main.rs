@@ -98,6 +98,7 @@ mod transfer;
 mod transfer_refused;
 mod tree_properties;
 mod trial;
+mod trial_ends;
 mod trial_faults;
 mod trial_next;
 mod unread;
