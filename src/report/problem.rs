@@ -48,8 +48,8 @@ pub enum Problem {
     TrialUnchecked { kernel: String },
     /// A kernel runs on trial. `fallback`: the release of the kernel that stays the boot default.
     OnTrial { kernel: String, fallback: String },
-    /// A kernel is to be booted on trial, and the boot default is not the kernel to return to. `fallback`: the
-    /// release of the kernel to return to. `default`: the release or the entry that is the boot default.
+    /// A kernel is to be booted on trial, and the boot default is not the kernel to return to. `fallback`:
+    /// the release of the kernel to return to. `default`: the release or the entry that is the boot default.
     /// `set_by`: what makes it the default.
     TrialOverridden { kernel: String, fallback: String, default: String, set_by: SetBy },
     /// A kernel is kept from becoming the boot default. `lacks`: what it lacks; empty if it cannot be booted.
