@@ -89,6 +89,7 @@ impl BootFiles {
         let firmware = match root.kind() {
             // The firmware of the surrounding machine does not matter for an image.
             RootKind::Image => None,
+            // A failed read is in `Root::unread`.
             RootKind::Live | RootKind::LiveCopy => efi::has_firmware(root).ok(),
         };
         let here = EntryPlace::in_boot(root);

@@ -28,6 +28,7 @@ pub fn is_supported(root: &Root, files: &BootFiles) -> Result<bool, FileError> {
         Some(Loader::Syslinux | Loader::Grub) | None => return Ok(false),
     }
     let features = efi::variable(root, FEATURES, efi::LOADER)?;
+    // A value of another size is not from systemd-boot.
     let features = features.and_then(|value| value.try_into().ok()).map_or(0, u64::from_le_bytes);
     Ok(features & BOOTS_ONCE != 0)
 }

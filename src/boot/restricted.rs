@@ -251,11 +251,13 @@ impl RestrictedUpdate<'_> {
         Ok(Shown::Symlink(text.to_string_lossy().into_owned()))
     }
 
-    /// A file under its own name, with symlinks resolved. A dangling symlink is kept.
+    /// A file under its own name, with symlinks resolved. A symlink that leads to nothing is kept.
     fn shown(&self, directory: &str, entry: &Listed, name: &str) -> Result<(String, Shown), FileError> {
         let shown = match (self.root.real_path(format!("{directory}/{name}")), entry.kind) {
             (Ok(path), _) => Shown::File(path),
-            (Err(_), FileKind::Link) => self.symlink(directory, name)?,
+            (Err(e), FileKind::Link) if !e.leaves_open() || e.is_no_file() => {
+                self.symlink(directory, name)?
+            }
             (Err(e), _) => return Err(e),
         };
         Ok((name.to_owned(), shown))
