@@ -67,6 +67,7 @@ impl Wanted {
 pub fn parameter_wanted(settings: &Settings, system: &System, needs: &[Requirement]) -> Wanted {
     let for_pair = |pair: &ModuleOnKernel| {
         let line = system.cmdline_of(&pair.release);
+        // Without a proof there are no files to ask about.
         let proofs = || pair.proof.as_ref().map_or_else(|_| Vec::new(), |proofs| proofs.iter().collect());
         line.is_none_or(|line| helps(system, line, &proofs())) && is_needed(pair)
     };

@@ -138,6 +138,7 @@ pub fn built(system: &System, release: &str, needs: &[Requirement]) -> BTreeMap<
     let pairs = system.modules_on_kernels.iter().chain(&system.fallbacks);
     let pairs = pairs.filter(|p| p.release == release && needs.iter().any(|n| n.module == p.module.name));
     let built = pairs.filter_map(|pair| {
+        // What is not proven has no files.
         let proofs = pair.proof.as_ref().ok()?.iter().filter_map(|proof| proof.sha256.clone());
         Some((pair.module.name.clone(), proofs.collect()))
     });

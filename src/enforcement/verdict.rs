@@ -233,6 +233,7 @@ fn number(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok()?.trim_start();
     let first = text.split_ascii_whitespace().next()?;
     let hexadecimal = first.strip_prefix("0x").or_else(|| first.strip_prefix("0X"));
+    // As above.
     match (hexadecimal, first.strip_prefix('0')) {
         (Some(digits), _) => u64::from_str_radix(digits, 16).ok(),
         (None, Some(digits)) if !digits.is_empty() => u64::from_str_radix(digits, 8).ok(),

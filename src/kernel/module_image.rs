@@ -234,6 +234,7 @@ impl<'a> ReadRef<'a> for &'a ModuleImage<'_> {
             // As above, here and below.
             let start = usize::try_from(range.start.checked_sub(*at)?).ok()?;
             let rest = bytes.get(start..)?;
+            // As above.
             let end = usize::try_from(range.end.checked_sub(range.start)?).ok()?.min(rest.len());
             let rest = &rest[..end];
             memchr::memchr(delimiter, rest).map(|end| &rest[..end])
