@@ -124,6 +124,7 @@ impl Replacement {
             Ok(text) => Some(text),
             // Going back would remove a link that the journal does not contain.
             Err(e) if e.leaves_open() => return Err(e),
+            // Absent, or not a symlink.
             Err(_) => None,
         };
         let mut set = Replacement {

@@ -5,6 +5,7 @@
 #     DIRECTIVES FILE…
 # DIRECTIVES are all that there are, with a `|` between them: then what bash runs is answered too, before the
 # records, as `set -x` writes it, and for a syntax error the line of the quote that causes it. Empty: without.
+# What a file prints is not an answer, and what ends it early is caught below.
 exec 3>&1 1>/dev/null 2>/dev/null </dev/null
 kernelver=$1 arch=$2 kernel_source_dir=$3 kernel_config=$3/.config
 dkms_tree=$4 source_tree=$5 install_tree=$6 module=$7 module_version=$8

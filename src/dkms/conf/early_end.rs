@@ -25,6 +25,7 @@ impl EarlyEnd {
     pub(super) fn of_record(value: &str) -> Option<EarlyEnd> {
         let (file, said) = value.split_once(' ')?;
         let (line, message) = said.split_once(": ").unwrap_or_default();
+        // A record without the number of a file is not one. The line is only for the message.
         let (file, line) = (file.parse().ok()?, line.parse().ok());
         Some(EarlyEnd { file, line, message: message.to_owned(), ends_dkms: false })
     }

@@ -193,6 +193,7 @@ pub fn drift(pair: &ModuleOnKernel, steps: &[PlanStep]) -> Option<String> {
 /// The pair as if its dkms.conf had AUTOINSTALL=yes.
 pub fn asked_for(pair: &ModuleOnKernel) -> ModuleOnKernel {
     let mut pair = pair.clone();
+    // A dkms.conf that is not evaluated stays an error.
     if let Ok(conf) = &mut pair.conf {
         conf.autoinstall = true;
     }

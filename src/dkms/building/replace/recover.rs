@@ -73,6 +73,7 @@ pub fn recover(root: &Root, modules: &[Registered]) -> Option<BTreeSet<String>> 
     found |= recover_builds(root, modules);
     // A set that could not be read has kept its journal and needs the second names of its files.
     let has_journal = |e: &crate::sys::Listed| e.text().is_some_and(|name| name.starts_with(JOURNAL));
+    // If the directory cannot be listed, there may be one.
     is_known &= root.list_optional(STATE).is_ok_and(|left| !left.iter().any(has_journal));
     if is_known {
         found |= take_back(root, &mut stale);
