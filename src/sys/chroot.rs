@@ -63,6 +63,7 @@ pub fn furnish(second: bool) -> io::Result<()> {
         // The /dev of the machine, with its disks. If it cannot be mounted, the few devices that every
         // program uses.
         let whole = put(Path::new("/dev/null"), "devtmpfs", MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC);
+        // The reason makes no difference: see above.
         whole.or_else(|_| minimal_devices(Path::new("/"), Path::new("/dev")))?;
     }
     if !second {

@@ -86,8 +86,8 @@ impl Live {
                 }
             }
         };
-        // Without a thread the lines change whenever something is logged.
         let ticker = std::thread::Builder::new().spawn(tick);
+        // Without a thread the lines change whenever something is logged.
         let ticker = ticker.map_err(|e| tracing::debug!("no thread for the progress: {e}")).ok();
         Live { stop: Some(stop), ticker }
     }

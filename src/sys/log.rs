@@ -105,6 +105,7 @@ impl Visit for Texts {
 fn stderr_is_the_journal() -> bool {
     // Without it, or with a closed stderr, it is not connected.
     let stream = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    // As above.
     nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|s| stream == format!("{}:{}", s.st_dev, s.st_ino))
 }
 

@@ -392,6 +392,7 @@ impl Root {
         let path = path.as_ref();
         let fd = self.open_at(path, OFlag::O_PATH).map_err(|e| self.fail_read("resolve", path, e))?;
         let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()));
+        // Without /proc the root needs none of it.
         let link = if self.is_slash() { link.or_else(|_| without_proc(path)) } else { link };
         link.map_err(|e| self.fail_read("resolve (is /proc mounted?)", path, e))
     }

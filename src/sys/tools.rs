@@ -108,8 +108,8 @@ impl Tools {
     pub fn text(&self, name: &str) -> Option<Vec<u8>> {
         // The reason makes no difference: without the program there is no text.
         let path = self.find(name).ok()?;
-        // An unreadable script cannot be run either.
         let mut bytes = Vec::new();
+        // An unreadable script cannot be run either.
         std::fs::File::open(path).ok()?.take(SCRIPT).read_to_end(&mut bytes).ok()?;
         Some(bytes).filter(|bytes| bytes.starts_with(b"#!"))
     }

@@ -63,13 +63,13 @@ fn prepare(request: &Request, exchange: &Exchange) -> io::Result<()> {
 /// Closes the descriptors that the caller left open: a confined program could write to them.
 fn close_inherited(kept: i32) {
     #[allow(clippy::disallowed_methods)] // of this process, whatever the root is
-    let listed = std::fs::read_dir("/proc/self/fd").map(|entries| {
+    let listed = std::fs::read_dir("/proc/self/fd").and_then(|entries| {
+        let names = entries.map(|entry| Ok(entry?.file_name())).collect::<std::io::Result<Vec<_>>>()?;
         // A name that is not a number is not a descriptor.
-        let names = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
-        names.collect::<Vec<_>>()
+        Ok(names.iter().filter_map(|name| name.to_str()?.parse::<i32>().ok()).collect())
     });
-    // Without /proc every likely descriptor is closed.
-    for fd in listed.unwrap_or_else(|_| (3..1024).collect()) {
+    // Without the whole list, as without /proc, every likely descriptor is closed.
+    for fd in listed.unwrap_or_else(|_| (3..1024).collect::<Vec<_>>()) {
         if fd > 2 && fd != kept {
             // An error means that it was not open.
             nix::unistd::close(fd).ok();
@@ -220,6 +220,7 @@ fn identity(request: &Request, sight: &Sight, number: u32) -> io::Result<Identit
 fn processes_of(user: Uid) -> u64 {
     use std::os::unix::fs::MetadataExt;
     #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
+    // Without /proc none can be counted.
     let Ok(entries) = std::fs::read_dir("/proc") else { return 0 };
     // A process that ends meanwhile uses nothing.
     let mine = entries.filter_map(Result::ok).filter(|entry| {

@@ -123,6 +123,7 @@ pub(super) fn landlock(strength: Strength, sight: &Sight, has_own_root: bool) ->
         readable.push("/proc".into());
         for root in std::iter::once(Path::new("/")).chain(sight.roots.iter().map(Path::new)) {
             #[allow(clippy::disallowed_methods)] // of the machine we run on, whatever the root is
+            // What cannot be looked at gets no permission.
             let entries = std::fs::read_dir(root)?.filter_map(Result::ok);
             let shown =
                 entries.filter(|entry| !left_out(strength).iter().any(|name| entry.file_name() == *name));

@@ -270,6 +270,7 @@ fn all_can_read(directory: &Path) -> bool {
         if found.mode() & 0o5 != 0o5 {
             return false;
         }
+        // As above.
         let Ok(entries) = fs::read_dir(&directory) else { return false };
         for entry in entries {
             seen += 1;
@@ -277,10 +278,12 @@ fn all_can_read(directory: &Path) -> bool {
             if seen > ENTRY_LIMIT {
                 return true;
             }
+            // As above.
             let Ok(entry) = entry else { return false };
             match entry.file_type() {
                 Ok(kind) if kind.is_dir() && entry.file_name() != ".git" => waiting.push(entry.path()),
                 Ok(kind) if kind.is_file() => {
+                    // As above.
                     if !entry.metadata().is_ok_and(|found| found.mode() & 0o4 != 0) {
                         return false;
                     }
