@@ -169,6 +169,7 @@ fn places_of(source: &Path, asked: &Path) -> Vec<PathBuf> {
     let absolute = |path: &Path| std::path::absolute(path);
     let below = absolute(source).and_then(|source| {
         let asked = absolute(asked)?;
+        // One that is elsewhere is not below it.
         Ok(asked.strip_prefix(source).ok().map(Path::to_owned))
     });
     // Without a working directory it can only be relative to the source.

@@ -91,6 +91,7 @@ fn assert_as_seen(context: &Context, cache: &mut Cache, seen: Observed) -> u8 {
 fn point(context: &Context, cache: &mut Cache, mut seen: Observed) -> anyhow::Result<()> {
     // A record that cannot be written must not keep the boot default from being corrected.
     let withdrawn = trial::withdraw(context, &seen.system, &seen.assessment);
+    // An error is returned below.
     if let Ok(true) = withdrawn {
         seen = Observed::new(context, cache);
     }

@@ -4,6 +4,7 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use crate::context::Context;
+use crate::decide::unread::first_that_decides;
 use crate::dkms::plan::built_directory;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Proof, Source, Stage, compare_versions, modfile};
 use crate::exit::ExitReason;
@@ -26,8 +27,17 @@ pub struct ExportPlan {
 /// without them on every installed kernel.
 ///
 /// # Errors
-/// When the module is not proven on a kernel that is asked for, or on none.
+/// When the module is not proven on a kernel that is asked for, or on none, or when something that decides
+/// about it cannot be read.
 pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExitReason> {
+    let plan = selected(context, asked, kernels);
+    match first_that_decides(&context.root.unread()) {
+        Some(what) => Err(ExitReason::unknown(what)),
+        None => plan,
+    }
+}
+
+fn selected(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExitReason> {
     let root = &context.root;
     let inventory = crate::kernel::Inventory::observe(root);
     let all = || inventory.kernels.iter().map(|kernel| kernel.name.release()).collect();
@@ -105,7 +115,7 @@ fn exportable(root: &Root, pair: &ModuleOnKernel) -> Result<(), String> {
     let is_kept = |proof: &Proof| {
         let file = proof.path.rsplit('/').next().unwrap_or_default();
         let built = format!("{}/{file}", built_directory(&pair.module, &pair.release));
-        // A built file that cannot be read is not the installed one.
+        // A failed read is in `Root::unread`, and then nothing is exported.
         proof.sha256.is_some() && modfile::sha256(root, &built).ok() == proof.sha256
     };
     if pair.stage != Stage::Installed || !proofs.iter().all(is_kept) {

@@ -102,8 +102,14 @@ pub fn write_metrics(context: &Context, document: &StatusDocument) {
 fn put_metrics(context: &Context, document: &StatusDocument) -> anyhow::Result<()> {
     let root = &context.root;
     let wanted = context.settings.metrics.as_ref();
-    // An unreadable symlink does not name a file to remove.
-    if let Some(old) = root.read_link(METRICS).ok().filter(|old| Some(old) != wanted) {
+    let old = match root.read_link(METRICS) {
+        Ok(old) => Some(old),
+        // It may name a file that is not written any more. Replacing it would leave that file for ever.
+        Err(e) if e.leaves_open() => return Err(e.into()),
+        // Absent, or not a symlink.
+        Err(_) => None,
+    };
+    if let Some(old) = old.filter(|old| Some(old) != wanted) {
         if is_metrics(context, &old)? {
             root.remove(&old)?;
         }
@@ -145,12 +151,14 @@ fn notify(context: &Context, document: &StatusDocument, before: &str) {
         Err(e) => return tracing::warn!("{e}"),
     };
     for path in names.iter().map(|name| format!("{NOTIFY}/{name}")) {
-        let runs = context
-            .root
-            .lookup(&path)
-            .stat()
-            .is_some_and(|s| s.kind == FileKind::File && s.mode & 0o111 != 0);
-        if !runs {
+        let there = match context.root.lookup(&path).known() {
+            Ok(there) => there,
+            Err(e) => {
+                tracing::warn!("{path} is not run: {e}");
+                continue;
+            }
+        };
+        if !there.is_some_and(|stat| stat.kind == FileKind::File && stat.mode & 0o111 != 0) {
             tracing::debug!("{path} is not an executable file");
             continue;
         }

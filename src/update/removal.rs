@@ -223,6 +223,7 @@ fn loaded(root: &Root, system: &System, module: &ModuleName, kernels: &[String])
     match usage::loaded(root) {
         // A kernel without CONFIG_MODULES has no list.
         Err(e) if !e.is_absent() => return Err(e.into()),
+        // As above.
         Ok(_) | Err(_) => {}
     }
     let mut found = Vec::new();

@@ -390,6 +390,7 @@ impl<'a> Run<'a> {
     fn point(&mut self) -> Result<bool> {
         let mut assessment = self.assess();
         let withdrawn = trial::withdraw(self.context, &self.system, &assessment);
+        // An error is returned below.
         if let Ok(true) = withdrawn {
             self.observe_again();
             assessment = self.assess();

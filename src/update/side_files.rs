@@ -13,7 +13,7 @@ use crate::report::add::{AddDocument, StepResult};
 use crate::report::side_files::{AutoloadNeed, SideFileResult};
 use crate::state::added::{AddedFileKind, AddedManifest, ManifestError};
 use crate::state::{self, RECORD, RunRecord};
-use crate::sys::{FileKind, Root, Written};
+use crate::sys::{FileError, FileKind, Root, Written};
 use crate::usage::Usage;
 
 /// What an admin has agreed to.
@@ -174,7 +174,7 @@ impl Writer<'_> {
         if is_there && now == bytes && !is_new {
             return Ok(Written::Same);
         }
-        if let Some(other) = hidden(root, wanted.path) {
+        if let Some(other) = hidden(root, wanted.path).map_err(|e| e.to_string())? {
             return Err(format!("it would hide {}", self.shown(&other)));
         }
         if let Some(blocker) = self.blocker(&wanted.drivers) {
@@ -203,10 +203,18 @@ impl Writer<'_> {
 }
 
 /// The file in another directory that a file in `/etc` hides, because it has the same name.
-fn hidden(root: &Root, path: &str) -> Option<String> {
-    let (directory, name) = path.rsplit_once('/')?;
+///
+/// # Errors
+/// When it cannot be determined.
+fn hidden(root: &Root, path: &str) -> Result<Option<String>, FileError> {
+    let (directory, name) = path.rsplit_once('/').unwrap_or_default();
     let kinds = [SideFileKind::Modprobe, SideFileKind::Udev, SideFileKind::ModulesLoad];
-    let kind = kinds.into_iter().find(|kind| kind.directories()[0] == directory)?;
-    let others = kind.directories()[1..].iter().map(|directory| format!("{directory}/{name}"));
-    others.into_iter().find(|other| root.lookup_link(other).is_there())
+    let kind = kinds.into_iter().find(|kind| kind.directories()[0] == directory);
+    for directory in kind.into_iter().flat_map(|kind| &kind.directories()[1..]) {
+        let other = format!("{directory}/{name}");
+        if root.lookup_link(&other).known()?.is_some() {
+            return Ok(Some(other));
+        }
+    }
+    Ok(None)
 }

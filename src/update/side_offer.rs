@@ -127,6 +127,7 @@ fn devices(root: &Root) -> Option<Vec<(String, String)>> {
             if !root.lookup(&alias).is(FileKind::File) {
                 continue;
             }
+            // As above.
             let text = root.read(&alias).unwrap_or_default();
             let text = String::from_utf8_lossy(&text).trim().to_owned();
             if !text.is_empty() {

@@ -78,6 +78,7 @@ fn family(out: &mut String, name: &str, help: &str, samples: &[Sample]) {
         let labels: Vec<String> =
             labels.iter().map(|(key, text)| format!("{key}=\"{}\"", escaped(text))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        // As above.
         writeln!(out, "clr_dkms_{name}{labels} {value}").ok();
     }
 }
