@@ -1,10 +1,8 @@
 //! Whether the units and hooks that start clr-dkms automatically are in place and not switched off.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use crate::sys::{FileKind, Output, Root, Tools};
+use crate::sys::{FileKind, Root, Tools, systemd};
 
 /// The directories of units, in descending priority.
 const UNIT_DIRECTORIES: [&str; 4] = [
@@ -13,9 +11,6 @@ const UNIT_DIRECTORIES: [&str; 4] = [
     "/usr/local/lib/systemd/system",
     "/usr/lib/systemd/system",
 ];
-
-/// How long systemctl may take.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a unit or a hook is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, strum::Display)]
@@ -139,8 +134,12 @@ pub fn observe(root: &Root, tools: &Tools) -> Option<Vec<AutomationFault>> {
         let what = format!("/usr/{path}");
         faults.push(AutomationFault { duty, what, defect: Defect::Missing, is_off: true });
     }
-    if root.is_live() {
-        let failed = failed_units(tools);
+    // Without systemd no unit can have failed.
+    if root.is_live() && !root.lookup(UNIT_DIRECTORIES[1]).is_absent() {
+        let failed = failed_units(tools).unwrap_or_else(|e| {
+            tracing::warn!("whether a unit of clr-dkms has failed is unknown: {e:#}");
+            Vec::new()
+        });
         let is_reported = |name: &str| faults.iter().any(|fault| fault.what == name);
         let failed: Vec<AutomationFault> = UNITS
             .iter()
@@ -200,19 +199,13 @@ fn is_wanted_by(root: &Root, unit: &str, target: &str) -> bool {
 
 /// Units that systemd does not start again. A run that ended with an error is started again by the next
 /// update.
-fn failed_units(tools: &Tools) -> Vec<String> {
-    let names = UNITS.iter().map(|unit| unit.name);
-    let asked = tools.child("systemctl", PATIENCE).map_err(anyhow::Error::from).and_then(|child| {
-        let child = child.arg("show").arg("--property=Id,ActiveState,Result").args(names);
-        Ok(child.output(Output::Keep(64 << 10)).run()?)
-    });
-    match asked {
-        Ok(done) => failed_in(&String::from_utf8_lossy(&done.output)),
-        Err(e) => {
-            tracing::debug!("systemctl: {e}");
-            Vec::new()
-        }
-    }
+///
+/// # Errors
+/// When systemctl cannot be started, or does not succeed.
+fn failed_units(tools: &Tools) -> anyhow::Result<Vec<String>> {
+    let words = ["show", "--property=Id,ActiveState,Result"].into_iter();
+    let words: Vec<&str> = words.chain(UNITS.iter().map(|unit| unit.name)).collect();
+    Ok(failed_in(&systemd::ask(tools, "systemctl", &words)?))
 }
 
 /// The failed units in the output of `systemctl show`, which has one block of `KEY=VALUE` lines for each
@@ -230,7 +223,14 @@ fn failed_in(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::failed_in;
+    use super::*;
+
+    #[test]
+    fn what_systemctl_does_not_answer_is_unknown() {
+        let mut tools = Tools::from_environment();
+        tools.name("systemctl", std::path::Path::new("/bin/false"));
+        assert!(failed_units(&tools).is_err());
+    }
 
     #[test]
     fn a_run_that_ended_with_an_error_is_not_a_failed_unit() {
