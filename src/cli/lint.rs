@@ -141,9 +141,10 @@ impl<'a> Bench<'a> {
     /// The directory of a path argument: relative to the working directory, or to `/` of another root.
     fn at_path(&self, target: &Path) -> Target {
         let root = &self.context.root;
-        let from = match std::env::current_dir() {
-            Ok(here) if root.is_slash() => here,
-            _ => PathBuf::from("/"),
+        let is_of_here = root.is_slash() && target.is_relative();
+        let from = match if is_of_here { std::env::current_dir() } else { Ok(PathBuf::from("/")) } {
+            Ok(from) => from,
+            Err(e) => return unread(target, format!("the working directory is unknown: {e}")),
         };
         let (mut inside, mut given): (PathBuf, _) =
             (from.join(target).components().collect(), target.to_owned());

@@ -87,13 +87,19 @@ pub fn run(context: &Context, arguments: &LogsArguments, common: &Common) -> any
     text.push('\n');
     let is_paged = !arguments.no_pager && std::io::stdout().is_terminal();
     let pager = if is_paged { pager::start(&context.tools) } else { None };
+    let mut read = Ok(());
+    let print = |out: &mut dyn Write| print(&text, file, out, &mut read);
     match pager {
-        // A pager that is closed before the end of the log is not an error.
         Some(mut pager) => {
-            print(&text, file, &mut pager.input()).ok();
+            // A pager that is closed before the end of the log is not an error.
+            print(&mut pager.input()).ok();
             pager.wait();
         }
-        None => answer_by(common.color, |out| print(&text, file, out))?,
+        None => answer_by(common.color, print)?,
+    }
+    if let Err(e) = read {
+        tracing::error!("{}", root.read_failed(&path, e));
+        return Ok(exit::UNKNOWN);
     }
     Ok(exit::OK)
 }
@@ -120,18 +126,19 @@ fn why_it_failed(context: &Context, log: &FoundLog, is_recorded: bool) -> String
     text
 }
 
-/// Prints the text, and the lines of the log. Control sequences in the output of compilers and scripts are
-/// escaped.
-fn print(text: &str, log: impl BufRead, out: &mut dyn Write) -> io::Result<()> {
+/// Prints the text, and the lines of the log as far as it can be read; `read` is whether that was to its end.
+/// Control sequences in the output of compilers and scripts are escaped.
+fn print(text: &str, log: impl BufRead, out: &mut dyn Write, read: &mut io::Result<()>) -> io::Result<()> {
     let mut done = out.write_all(text.as_bytes());
     // One byte more than is shown, to notice that the line is longer.
-    each_line(log, 4 * LONGEST + 1, |line| {
+    *read = each_line(log, 4 * LONGEST + 1, |line| {
         let line = String::from_utf8_lossy(line);
         let line = line.split('\t').map(shown).collect::<Vec<_>>().join("\t");
+        // The first error is returned.
         if done.is_ok() {
             done = writeln!(out, "{line}");
         }
-    })?;
+    });
     done.and_then(|()| out.flush())
 }
 
@@ -157,4 +164,26 @@ fn found(root: &Root) -> Result<Vec<FoundLog>, FileError> {
         }
     }
     Ok(logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32))
+        }
+    }
+
+    #[test]
+    fn a_log_that_ends_with_an_error_is_not_a_printer_that_fails() {
+        let (mut out, mut read) = (Vec::new(), Ok(()));
+        let log = BufReader::new(b"one\ntwo\n".chain(Broken));
+        assert!(print("title\n", log, &mut out, &mut read).is_ok());
+        assert_eq!(String::from_utf8_lossy(&out), "title\none\ntwo\n");
+        assert_eq!(read.err().and_then(|e| e.raw_os_error()), Some(nix::errno::Errno::EIO as i32));
+    }
 }

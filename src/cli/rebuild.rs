@@ -123,10 +123,11 @@ fn planned(context: &Context, system: &System, order: &Order) -> (String, u8) {
     let mut left = engine::left_alone(system, order);
     // Modules that wait for another module may become ready when that one is built.
     left.retain(|l| l.state != State::DependencyFailed || !planned.iter().any(|p| p.release == l.release));
-    // A run would set the parameter first.
     let record = state::load::<RunRecord>(&context.root, RECORD).good();
-    if parameter::cmdline_plan(context, system, record.as_ref()).is_ok_and(|(_, plan)| plan.steps.is_empty())
-    {
+    // A run would set the parameter first. If something is unreadable, it changes nothing.
+    let is_set = parameter::cmdline_plan(context, system, record.as_ref())
+        .is_ok_and(|(_, plan)| !plan.steps.is_empty());
+    if !is_set {
         left.extend(engine::refused(system, order));
     }
     let missing = left.iter().filter(|l| !l.state.is_fine()).count();

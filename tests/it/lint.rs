@@ -413,3 +413,21 @@ fn a_checkout_is_named_from_where_one_stands() {
     stand("usr/src", "./hello-1.0/dkms.conf").code(1).shows(&["\n! hello-1.0/dkms.conf:5: warning:"]);
     stand("usr/src/hello-1.0", "nothing-here").code(3).shows(&["nothing-here: unknown"]);
 }
+
+/// `/` would be another directory of that name.
+#[test]
+fn a_directory_is_relative_to_one_that_is_there() {
+    let place = crate::support::scratch::directory();
+    let mut lint = std::process::Command::new("sh");
+    let gone = "cd \"$1\" && rmdir \"$1\" && shift && exec \"$@\"";
+    let ours = command("clr-dkms", place.path());
+    lint.args(["-c", gone, "sh"])
+        .arg(place.path().join("gone"))
+        .arg(ours.get_program())
+        .args(["lint", "etc"]);
+    fs::create_dir(place.path().join("gone")).unwrap();
+    let output = lint.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("the working directory is unknown"), "{said}");
+    assert_eq!(output.status.code(), Some(3), "{said}");
+}
