@@ -265,7 +265,10 @@ drop_directories() {
     local -a all=("${directories[@]}")
     directories=()
     while IFS= read -r dir; do
-        [[ -z $dir || -L $DESTDIR$dir ]] || rmdir -- "$DESTDIR$dir" 2>/dev/null || directories+=("$dir")
+        [[ -n $dir && -d $DESTDIR$dir && ! -L $DESTDIR$dir ]] || continue
+        # One that cannot be removed stays in the list; rmdir gives the reason.
+        rmdir --ignore-fail-on-non-empty -- "$DESTDIR$dir" || true
+        [[ ! -d $DESTDIR$dir ]] || directories+=("$dir")
     done < <(printf '%s\n' "${all[@]}" | sort -ru)
 }
 
@@ -387,7 +390,8 @@ uninstall_all() {
         # Otherwise swupd would leave the boot files to a removed program until the next reboot.
         "$BINDIR/clr-dkms" -q guard --disarm || warn "/run/swupd/config still keeps swupd from running clr-boot-manager: remove the lines of clr-dkms"
         # Their stop actions run our programs. If systemd does not run, there is nothing to stop.
-        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service clr-dkms-trial.service 2>/dev/null || true
+        [[ ! -d /run/systemd/system ]] || systemctl stop clr-dkms.path clr-dkms-watch.path clr-dkms-motd.path clr-dkms-motd.timer clr-dkms-hold.service clr-dkms-trial.service ||
+            warn 'a unit could not be stopped: it ends with the next reboot'
     fi
     left=$(added_by_add)
     acting=1
@@ -418,7 +422,7 @@ uninstall_all() {
         if [[ $path == */clr-dkms.motd && -x /usr/bin/motd-update.sh ]]; then next+=' && motd-update.sh'; fi
     done
     # The directory may be ours, or an empty one of another program.
-    rmdir -- "$DESTDIR$RUNSTATEDIR/motd.d" 2>/dev/null || true
+    [[ ! -d $DESTDIR$RUNSTATEDIR/motd.d ]] || rmdir --ignore-fail-on-non-empty -- "$DESTDIR$RUNSTATEDIR/motd.d" || true
     drop_directories
     if [[ -z $kept$failed ]]; then
         take "$manifest"

@@ -21,9 +21,12 @@ rm "$package/usr/share/clr-dkms/manifest"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$here/../../Cargo.toml" | head -n 1)
 architecture=$(dpkg --print-architecture)
 # The newest version of a symbol that any of the programs needs.
-glibc=$(objdump -T "$package"/usr/bin/clr-dkms* 2>/dev/null | grep -o 'GLIBC_[0-9][0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1) || true
+glibc=$(objdump -T "$package"/usr/bin/clr-dkms* | grep -o 'GLIBC_[0-9][0-9.]*' | sed 's/GLIBC_//' | sort -uV | tail -n 1) || {
+    echo "which version of glibc the programs need is unknown" >&2
+    exit 1
+}
 mkdir "$package/DEBIAN"
-sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@GLIBC@/${glibc:-2.34}/" "$here/control" >"$package/DEBIAN/control"
+sed "s/@VERSION@/$version/; s/@ARCHITECTURE@/$architecture/; s/@GLIBC@/$glibc/" "$here/control" >"$package/DEBIAN/control"
 printf 'Installed-Size: %s\n' "$(du -sk --exclude=DEBIAN "$package" | cut -f 1)" >>"$work/size"
 sed -i "/^Architecture:/r $work/size" "$package/DEBIAN/control"
 install -m 755 -- "$here/postinst" "$here/prerm" "$here/postrm" "$package/DEBIAN"

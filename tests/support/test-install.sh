@@ -388,6 +388,14 @@ if [[ $(id -u) == 0 ]] && command -v setpriv >/dev/null; then
     check 'no permission: says what to do' said 'sudo make install'
 fi
 
+fresh
+installer install
+printf '#!/bin/sh\necho "rmdir: it is busy" >&2\nexit 1\n' >"$shims/rmdir"
+chmod 755 "$shims/rmdir"
+installer uninstall
+check 'a directory that cannot be removed: says why' said 'rmdir: it is busy'
+rm "$shims/rmdir"
+
 # --- through make, and the units ---------------------------------------------------------------------------------------
 
 fresh

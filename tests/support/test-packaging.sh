@@ -41,6 +41,11 @@ everything() { (cd "$root" && find . -path ./var/lib/dpkg -prune -o -printf '%y 
 if has dpkg-deb && has dpkg; then
     check 'the package is made' "$top/packaging/deb/build.sh" "$scratch"
     package=$(echo "$scratch"/clr-dkms_*.deb)
+    mkdir "$scratch/broken"
+    printf '#!/bin/sh\nexit 1\n' >"$scratch/broken/objdump"
+    chmod 755 "$scratch/broken/objdump"
+    unmade() { ! PATH=$scratch/broken:$PATH "$top/packaging/deb/build.sh" "$scratch/broken" && ! ls "$scratch"/broken/*.deb; }
+    check 'without the version of glibc no package is made' unmade
     check 'the package holds what is installed' same "$wanted" \
         "$(mkdir "$scratch/taken" && dpkg-deb -x "$package" "$scratch/taken" && list "$scratch/taken")"
     check 'its files belong to root' same "$(dpkg-deb -c "$package" | awk '{ print $2 }' | sort -u)" root/root
