@@ -78,9 +78,9 @@ pictures: timeline ## and docs/*.png: screens in a real terminal, of machines as
 # The tests of the stand-in wait for the most part: beside the build.
 # On Clear Linux no bundle has some of the tools: what needs one is left out there.
 test: export CLR_DKMS_NO_SKIPS = $(if $(shell command -v apt-get),1)
-# `cargo test` alone ends within two minutes.
+# `cargo test` alone tests fewer cases, to be quick.
 test: export CLR_DKMS_MORE_CASES = 1
-test: ## everything, in under 20 minutes; what CI runs (installs what is missing, as root)
+test: ## everything, in 20 to 45 minutes on two processors; what CI runs (installs what is missing, as root)
 	@$(INSTALL) build dkms test systemd
 	@# The last two lines run these groups with more cases.
 	$(MAKE) --no-print-directory check UNIT_OPTIONS='-- --skip unread:: --skip kills:: --test-threads $(THREADS)'
@@ -104,7 +104,7 @@ test-systemd: ## the part of test that boots containers: updates, failures, powe
 VM := CLR_DKMS_VM=1 $(CARGO) --config 'target."cfg(all())".runner = ["$(CURDIR)/tests/support/run-as.sh", "root"]' \
     test --locked --test vm --
 
-test-vm: ## kernels that are really booted, in virtual machines: predictions against outcomes (as root, 25 minutes)
+test-vm: ## kernels that are really booted, in virtual machines: predictions against outcomes (as root, from 25 minutes)
 	@$(INSTALL) build vm
 	$(MAKE) --no-print-directory build
 	$(VM) $(SCENES)
