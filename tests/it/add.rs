@@ -6,6 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::support::run::set_mode;
 use crate::support::tree::difference;
 use crate::support::{B, Run, TestRoot, elf};
 
@@ -349,6 +350,19 @@ fn a_checkout_gives_what_git_tracks_and_its_tag() {
     git(&["add", "dkms.conf"]);
     let (_, found) = looked_at(&source, &[]);
     assert_ne!(found["steps"][1]["step"], "unpack", "{found:#}");
+    // That git gives no answer, as after its deadline, does not mean that there is no tag.
+    git(&["reset", "-q"]);
+    fs::remove_file(source.join("dkms.conf")).unwrap();
+    let tool = root.tools().join("git");
+    let script = "#!/bin/bash\n[[ \" $* \" != *' describe '* ]] || kill -SEGV $BASHPID\n\
+                  PATH=${PATH#*:} exec git \"$@\"\n";
+    fs::write(&tool, script).unwrap();
+    set_mode(&tool, 0o755);
+    let run = add(&root, &source, &["--dry-run", "--json"]);
+    let steps = run.code(1).json()["steps"].clone();
+    let note = steps[1]["text"].as_str().unwrap();
+    assert!(note.starts_with("what git says of the version is unknown: git describe: "), "{steps:#}");
+    assert_eq!(steps[2]["cause"], "no-version", "{steps:#}");
 }
 
 #[test]

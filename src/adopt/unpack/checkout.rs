@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::sys::sandbox::Sight;
-use crate::sys::{Output, Tools};
+use crate::sys::{Ended, Output, Tools};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// The longest list of files.
@@ -25,31 +25,49 @@ pub struct GitVersion {
 pub(super) struct Checkout {
     /// The tracked files, also of submodules. The directory of an empty submodule is among them.
     pub(super) tracked: Vec<PathBuf>,
-    /// Each `dkms.conf` that it does not track.
-    pub(super) untracked_confs: Vec<PathBuf>,
     pub(super) version: Option<GitVersion>,
+    /// What is left out, or unknown.
+    pub(super) notes: Vec<String>,
 }
 
 impl Checkout {
     pub(super) fn observe(tools: &Tools, directory: &Path) -> Result<Checkout, String> {
         let list = |options: &[&str]| {
-            git(tools, directory, &[&["ls-files", "-z"], options].concat()).map(|list| paths_of(&list))
+            let list = git(tools, directory, &[&["ls-files", "-z"], options].concat())?;
+            list.map(|list| paths_of(&list)).ok_or_else(|| "git ls-files fails".to_owned())
         };
         let tracked = list(&["--cached", "--recurse-submodules"])?;
         if tracked.is_empty() {
             return Err("it tracks none".to_owned());
         }
-        let untracked_confs = list(&["--others", "--", "dkms.conf", "*/dkms.conf"])?;
-        // Without a commit there is no version.
-        let commit = git(tools, directory, &["rev-parse", "--short=7", "HEAD"]).ok();
-        // Without a tag the version is made from the commit alone.
-        let described = git(tools, directory, &["describe", "--tags", "--long", "--abbrev=7"]).ok();
-        let version = commit.map(|commit| GitVersion {
-            tag: described.as_deref().and_then(|text| tag_of(&String::from_utf8_lossy(text))),
-            commit: String::from_utf8_lossy(&commit).trim().to_owned(),
+        let untracked = list(&["--others", "--", "dkms.conf", "*/dkms.conf"])?;
+        let mut notes: Vec<String> = untracked.iter().map(|path| not_used(path)).collect();
+        let version = version(tools, directory).unwrap_or_else(|why| {
+            notes.push(format!("what git says of the version is unknown: {why}"));
+            None
         });
-        Ok(Checkout { tracked, untracked_confs, version })
+        Ok(Checkout { tracked, version, notes })
     }
+}
+
+/// An untracked `dkms.conf`.
+fn not_used(path: &Path) -> String {
+    let path = path.display();
+    format!(
+        "{path} is not used, because git does not track it; to use it, run `git add {path}`, and add the \
+         source again"
+    )
+}
+
+/// The version; none without a commit.
+fn version(tools: &Tools, directory: &Path) -> Result<Option<GitVersion>, String> {
+    let Some(commit) = git(tools, directory, &["rev-parse", "--short=7", "HEAD"])? else { return Ok(None) };
+    // Without a tag the version is made from the commit alone.
+    let described = git(tools, directory, &["describe", "--tags", "--long", "--abbrev=7"])?;
+    Ok(Some(GitVersion {
+        tag: described.as_deref().and_then(|text| tag_of(&String::from_utf8_lossy(text))),
+        commit: String::from_utf8_lossy(&commit).trim().to_owned(),
+    }))
 }
 
 /// The paths in a list of git, each of which ends with a null byte.
@@ -67,7 +85,9 @@ fn tag_of(text: &str) -> Option<(String, u64)> {
     Some((tag.to_owned(), commits.parse().ok()?))
 }
 
-fn git(tools: &Tools, directory: &Path, arguments: &[&str]) -> Result<Vec<u8>, String> {
+/// What git prints; none if it exits with an error, which is its negative answer. That it was stopped, by the
+/// deadline or by a signal, is not an answer.
+fn git(tools: &Tools, directory: &Path, arguments: &[&str]) -> Result<Option<Vec<u8>>, String> {
     let child = tools.child("git", DEADLINE).map_err(|e| e.to_string())?;
     let sight = Sight { shown: vec![directory.as_os_str().to_owned()], ..Sight::default() };
     let done = child
@@ -89,9 +109,10 @@ fn git(tools: &Tools, directory: &Path, arguments: &[&str]) -> Result<Vec<u8>, S
         .confined(tools.sandbox("git", sight))
         .run()
         .map_err(|e| e.to_string())?;
-    match done.ended.is_success() && (done.output.len() as u64) < LIST {
-        true => Ok(done.output),
-        false => Err(format!("git {}: {}", arguments[0], done.ended)),
+    match done.ended {
+        Ended::Exit(0) if (done.output.len() as u64) < LIST => Ok(Some(done.output)),
+        Ended::Exit(code) if code != 0 => Ok(None),
+        ended => Err(format!("git {}: {ended}", arguments[0])),
     }
 }
 

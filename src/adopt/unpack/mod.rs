@@ -162,12 +162,7 @@ fn directory(tools: &Tools, source: &Path, into: &mut Extraction<'_>) -> Result<
             Ok(checkout) => {
                 found.kind = SourceKind::Checkout;
                 found.git = checkout.version;
-                for path in checkout.untracked_confs.iter().map(|path| path.display()) {
-                    found.notes.push(format!(
-                        "{path} is not used, because git does not track it; to use it, run `git add {path}`, \
-                         and add the source again"
-                    ));
-                }
+                found.notes = checkout.notes;
                 for path in &checkout.tracked {
                     match root.lookup_link(path) {
                         Presence::There(stat) if stat.kind == FileKind::Directory => {
