@@ -33,28 +33,28 @@ const LOOPS: [&str; 4] = ["/etc/kernel", "/usr/share/kernel", "/usr/lib/modules"
 
 /// One read of a run: the system call, how many of its kind came before it, and the path inside the root.
 #[derive(Debug, Clone)]
-struct Read {
-    call: String,
-    number: usize,
-    path: String,
+pub(crate) struct Read {
+    pub(crate) call: String,
+    pub(crate) number: usize,
+    pub(crate) path: String,
 }
 
 /// A machine, a program that looks at it, and what must hold after an error.
-struct Scene {
-    name: &'static str,
-    root: TestRoot,
-    program: &'static str,
-    arguments: &'static [&'static str],
+pub(crate) struct Scene {
+    pub(crate) name: &'static str,
+    pub(crate) root: TestRoot,
+    pub(crate) program: &'static str,
+    pub(crate) arguments: &'static [&'static str],
     /// The kernel ids that may be the default afterwards.
-    defaults: &'static [&'static str],
-    reports: Reports,
+    pub(crate) defaults: &'static [&'static str],
+    pub(crate) reports: Reports,
     /// A kernel whose facts this program needs for nothing: it neither is nor becomes the default.
-    other: Option<&'static str>,
+    pub(crate) other: Option<&'static str>,
 }
 
 /// How a program reports that a fact could not be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reports {
+pub(crate) enum Reports {
     /// By exit code 3.
     ExitCode,
     /// By exit code 3, and in its record: what calls it throws the code away.
@@ -126,13 +126,13 @@ fn image() -> TestRoot {
 }
 
 /// The same system in another directory.
-fn copy(of: &Path, to: &Path) {
+pub(crate) fn copy(of: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").arg(of).arg(to).status().unwrap();
     assert!(status.success());
 }
 
 /// The program on a copy of the root, under strace.
-fn traced(scene: &Scene, at: &Path, options: &[String]) -> std::process::Output {
+pub(crate) fn traced(scene: &Scene, at: &Path, options: &[String]) -> std::process::Output {
     let plain = scene.root.command(scene.program, scene.arguments);
     let mut command = Command::new("strace");
     command.args(options).arg(plain.get_program());
@@ -167,7 +167,7 @@ fn is_counted_by_path(call: &str) -> bool {
 }
 
 /// Every read of a run of the scene, in order.
-fn reads(scene: &Scene) -> Vec<Read> {
+pub(crate) fn reads(scene: &Scene) -> Vec<Read> {
     let place = scratch::directory();
     let (at, trace) = (place.path().join("root"), place.path().join("trace"));
     copy(scene.root.path(), &at);
@@ -193,17 +193,17 @@ fn reads(scene: &Scene) -> Vec<Read> {
 }
 
 /// A run with an error in one read.
-struct Injected {
+pub(crate) struct Injected {
     /// What holds the root.
     _place: tempfile::TempDir,
-    root: PathBuf,
-    output: std::process::Output,
+    pub(crate) root: PathBuf,
+    pub(crate) output: std::process::Output,
 }
 
 /// The error is put into the call of that number. Files of the machine around the root, such as the list of
 /// its mounts, take more or fewer calls at another time: then the numbers beside it are tried. None where
 /// that read was not met.
-fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
+pub(crate) fn run(scene: &Scene, read: &Read, error: &str) -> Option<Injected> {
     let numbers = [0, 1, -1, 2, -2, 3, -3, 0, 1, -1].into_iter();
     numbers.filter_map(|by| read.number.checked_add_signed(by)).find_map(|number| {
         let place = scratch::directory();
