@@ -75,10 +75,10 @@ impl Victim {
             &format!("--regid={user}"),
             "--clear-groups",
             "sleep",
-            "60",
+            "3600",
         ]);
         let mut plain = Command::new("sleep");
-        plain.arg("60");
+        plain.arg("3600");
         Victim(if rustix::process::geteuid().is_root() { command.spawn() } else { plain.spawn() }.unwrap())
     }
 
