@@ -4,13 +4,12 @@ use std::io::BufWriter;
 use std::path::Path;
 
 use crate::context::Context;
-use crate::decide::unread::first_that_decides;
 use crate::dkms::plan::built_directory;
 use crate::dkms::{Cache, ModuleName, ModuleOnKernel, Proof, Source, Stage, compare_versions, modfile};
 use crate::exit::ExitReason;
 use crate::report::transfer::{ExportDocument, ExportedKernel};
 use crate::state::{self, RECORD, RunRecord};
-use crate::sys::{OutputFile, Root};
+use crate::sys::{FileError, OutputFile, Root};
 use crate::system::System;
 use crate::transfer::{self, ExportError, SCHEMA, TransferManifest, describe_build, describe_source};
 
@@ -27,17 +26,8 @@ pub struct ExportPlan {
 /// without them on every installed kernel.
 ///
 /// # Errors
-/// When the module is not proven on a kernel that is asked for, or on none, or when something that decides
-/// about it cannot be read.
+/// When the module is not proven on a kernel that is asked for, or on none.
 pub fn plan(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExitReason> {
-    let plan = selected(context, asked, kernels);
-    match first_that_decides(&context.root.unread()) {
-        Some(what) => Err(ExitReason::unknown(what)),
-        None => plan,
-    }
-}
-
-fn selected(context: &Context, asked: &str, kernels: &[String]) -> Result<ExportPlan, ExitReason> {
     let root = &context.root;
     let inventory = crate::kernel::Inventory::observe(root);
     let all = || inventory.kernels.iter().map(|kernel| kernel.name.release()).collect();
@@ -112,13 +102,16 @@ fn exportable(root: &Root, pair: &ModuleOnKernel) -> Result<(), String> {
         Ok(proofs) => proofs,
         Err(flaws) => return Err(format!("it is not proven: {}", crate::dkms::proof::in_words(flaws))),
     };
-    let is_kept = |proof: &Proof| {
+    let is_kept = |proof: &Proof| -> Result<bool, FileError> {
         let file = proof.path.rsplit('/').next().unwrap_or_default();
-        let built = format!("{}/{file}", built_directory(&pair.module, &pair.release));
-        // A failed read is in `Root::unread`, and then nothing is exported.
-        proof.sha256.is_some() && modfile::sha256(root, &built).ok() == proof.sha256
+        match modfile::sha256(root, &format!("{}/{file}", built_directory(&pair.module, &pair.release))) {
+            Err(e) if e.leaves_open() => Err(e),
+            // Another error is a fact: it is not there.
+            sum => Ok(proof.sha256.is_some() && sum.ok() == proof.sha256),
+        }
     };
-    if pair.stage != Stage::Installed || !proofs.iter().all(is_kept) {
+    let kept = proofs.iter().map(is_kept).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+    if pair.stage != Stage::Installed || kept.contains(&false) {
         return Err("what was built is not in the DKMS tree any more: rebuild it first".to_owned());
     }
     if pair.source_changed {
