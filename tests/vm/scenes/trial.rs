@@ -135,6 +135,21 @@ pub(super) fn interrupted_trial() -> Vec<Scene> {
             ],
         ),
         scene(
+            "trial-early-reboot",
+            "an orderly reboot before the check of the new kernel has started",
+            vec![
+                run("a unit that reboots 1592 early, once", EARLY_REBOOT),
+                Update(B),
+                TrialFails(Failing::ByItself, A, "armed"),
+                Is(OnTrial(B, A)),
+                Is(Marked(B, false)),
+                Reboot,
+                Is(Runs(B)),
+                Is(Default(B)),
+                Is(Marked(B, true)),
+            ],
+        ),
+        scene(
             "trial-check-fails",
             "a check of an admin, before boot-complete.target, fails on the new kernel",
             vec![
@@ -169,6 +184,22 @@ const SAYS: &str = r#"
 import json, sys
 guard = json.load(sys.stdin)
 sys.exit(guard["trial"]["stage"] != "failed" or not guard["next_step"].startswith("reboot"))'"#;
+
+/// The check waits for the default target.
+const EARLY_REBOOT: &str = "cat >/etc/systemd/system/vm-early-reboot.service <<'UNIT'
+[Unit]
+After=clr-dkms-hold.service
+Before=multi-user.target
+ConditionKernelVersion=6.1.192-1592.native
+ConditionPathExists=!/var/lib/vm-early-reboot
+[Service]
+Type=oneshot
+ExecStart=/bin/touch /var/lib/vm-early-reboot
+ExecStart=/bin/systemctl --no-block reboot
+[Install]
+WantedBy=multi-user.target
+UNIT
+systemctl enable vm-early-reboot.service";
 
 const CHECK: &str = "cat >/etc/systemd/system/vm-check.service <<'UNIT'
 [Unit]
