@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 
 use nix::errno::Errno;
@@ -23,6 +24,10 @@ pub(super) fn without_openat2(top: &OwnedFd, path: &Path, flags: OFlag) -> nix::
         }
     }
     let here = OsStr::new(".");
+    // What ends like this is a directory; the components do not show it.
+    if [b"/".as_slice(), b"/."].iter().any(|end| path.as_os_str().as_bytes().ends_with(end)) {
+        names.push(here);
+    }
     let (last, directories) = names.split_last().map_or((here, &[][..]), |(last, rest)| (*last, rest));
     let mut fd = openat(top, here, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     let looked = |fd: &OwnedFd, name: &OsStr| {
@@ -74,8 +79,11 @@ mod tests {
         let (_scratch, root) = tree();
         let open =
             |path: &str, flags| without_openat2(&root.fd, Path::new(path), flags | OFlag::O_CLOEXEC).err();
-        for path in ["/a/b/file", "a/./b/file", "/", "/a/b"] {
+        for path in ["/a/b/file", "a/./b/file", "/", "/a/b", "/a/b/", "/a/b/."] {
             assert_eq!(open(path, OFlag::O_PATH), None, "{path}");
+        }
+        for path in ["/a/b/file/.", "/a/b/file/"] {
+            assert_eq!(open(path, OFlag::O_PATH), Some(Errno::ENOTDIR), "{path}");
         }
         for path in ["/a/link/file", "/a/out/etc/passwd", "/a/b/last", "/a/../a/b/file", "/../etc"] {
             assert_eq!(open(path, OFlag::O_RDONLY), Some(Errno::ELOOP), "{path}");
