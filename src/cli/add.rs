@@ -322,17 +322,12 @@ fn finish(
     if interrupt::asked() {
         problems.push("the run was asked to stop".to_owned());
     }
-    if done.code == exit::UNKNOWN && done.attempts.is_empty() {
+    if done.is_undetermined() {
         problems.push("it cannot be determined what is to be done".to_owned());
     }
     if !problems.is_empty() {
         problems.iter().for_each(|why| document.steps.add("install", StepResult::Failed, why));
-        if !before.is_kept() {
-            match registration::take_back(context, prepared, before).as_slice() {
-                [] => document.steps.add("undo", StepResult::Done, "nothing of it is left"),
-                errors => errors.iter().for_each(|e| document.steps.add("undo", StepResult::Failed, e)),
-            }
-        }
+        registration::undo(context, prepared, before, &mut document.steps);
         return exit::ATTENTION;
     }
     for attempt in done.attempts.iter().filter(|a| !open.iter().any(|left| left.is(&a.module, &a.release))) {

@@ -73,7 +73,7 @@ pub fn run(context: &Context, arguments: RebuildArguments, common: &Common) -> a
     let show = ProgressMode::live_or(ProgressMode::Log, common.quiet);
     let done = sequence::work(context, Vec::new(), &order, show)?;
     let Done { code, attempts, left_alone, refused, .. } = &done;
-    if *code != exit::UNKNOWN || !attempts.is_empty() {
+    if !done.is_undetermined() {
         let system = System::observe_also(context, &mut Cache::load(&context.root), &order.kernels);
         let report = report(context, &system, &done, watch.elapsed(), &again(context, &arguments));
         super::show(context, &report, arguments.json, common, screen)?;

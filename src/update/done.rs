@@ -1,7 +1,6 @@
 //! The result of a run.
 
 use super::engine::{Attempt, LeftAlone};
-use crate::dkms::ModuleName;
 use crate::exit;
 
 #[derive(Debug)]
@@ -18,28 +17,6 @@ pub struct Done {
 }
 
 impl Done {
-    /// What was to be installed and is not: the attempts that failed, and what should not have been left
-    /// alone.
-    pub fn missing(&self) -> impl Iterator<Item = LeftAlone> {
-        let failed = self.attempts.iter().filter_map(|attempt| {
-            let (state, why) = attempt.failure.clone()?;
-            Some(LeftAlone { module: attempt.module.clone(), release: attempt.release.clone(), state, why })
-        });
-        failed.chain(self.left_alone.iter().filter(|left| !left.state.is_fine()).cloned())
-    }
-
-    /// What of it is about one module.
-    pub fn of(&self, module: &ModuleName) -> Done {
-        let left = |all: &[LeftAlone]| all.iter().filter(|left| left.module == *module).cloned().collect();
-        Done {
-            code: self.code,
-            attempts: self.attempts.iter().filter(|a| a.module == *module).cloned().collect(),
-            left_alone: left(&self.left_alone),
-            refused: left(&self.refused),
-            unproven: left(&self.unproven),
-        }
-    }
-
     /// Whether the run could not find out what was to be done, and has done nothing.
     pub fn is_undetermined(&self) -> bool {
         self.code == exit::UNKNOWN && self.attempts.is_empty()

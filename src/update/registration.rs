@@ -15,7 +15,7 @@ use crate::context::Context;
 use crate::dkms::register::{self, source_directory};
 use crate::dkms::tree::SOURCES;
 use crate::dkms::{ModuleName, Tree, compare_versions};
-use crate::report::add::{AddStep, StepResult};
+use crate::report::add::{AddStep, StepResult, Steps};
 use crate::report::remedies::of_hook;
 use crate::report::remedy::CommandTarget;
 use crate::state::added::{AddedManifest, AddedSource, ManifestError, tree_fingerprint};
@@ -266,8 +266,19 @@ fn copy(context: &Context, prepared: &Prepared, from: &Path, to: &Path) -> Resul
     Ok(())
 }
 
+/// Takes back what was registered and cannot be installed, unless the same source was registered before.
+pub fn undo(context: &Context, prepared: &Prepared, before: &Before, steps: &mut Steps) {
+    if before.is_kept() {
+        return;
+    }
+    match take_back(context, prepared, before).as_slice() {
+        [] => steps.add("undo", StepResult::Done, "nothing of it is left"),
+        errors => errors.iter().for_each(|e| steps.add("undo", StepResult::Failed, e)),
+    }
+}
+
 /// Takes back what [`register`] did, and what was installed since. The errors are returned as text.
-pub fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
+fn take_back(context: &Context, prepared: &Prepared, before: &Before) -> Vec<String> {
     let module = &prepared.module;
     if before.replaces_source {
         return restoring::undo_replacement(context, module);

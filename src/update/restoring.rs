@@ -13,7 +13,6 @@ use crate::context::Context;
 use crate::dkms::plan::State;
 use crate::dkms::tree::SOURCES;
 use crate::dkms::{Cache, ModuleName};
-use crate::exit;
 use crate::kernel::Inventory;
 use crate::state::Stored;
 use crate::state::added::AddedManifest;
@@ -76,7 +75,7 @@ fn restored(context: &Context, change: &ModuleChange) -> anyhow::Result<Vec<Stri
     // A file that was built from the other source has the same name and version.
     let order = Order { modules, kernels, force: own, by_hand: true, is_part: true, ..Order::default() };
     let done = sequence::work(context, Vec::new(), &order, ProgressMode::Nothing)?;
-    if is_undetermined(&done) {
+    if done.is_undetermined() {
         bail!("it cannot be determined what is to be installed");
     }
     not_installed(&done, &BTreeSet::new())
@@ -92,7 +91,7 @@ fn not_installed(done: &Done, kernels: &BTreeSet<String>) -> anyhow::Result<Vec<
         bail!("the run was asked to stop");
     }
     let mut errors: Vec<String> = Vec::new();
-    if is_undetermined(done) {
+    if done.is_undetermined() {
         errors.push("it cannot be determined what is to be installed".to_owned());
     }
     errors.extend(done.attempts.iter().filter_map(|attempt| {
@@ -105,11 +104,6 @@ fn not_installed(done: &Done, kernels: &BTreeSet<String>) -> anyhow::Result<Vec<
         left.map(|left| format!("{} is not installed on {}: {}", left.module, left.release, left.why)),
     );
     Ok(errors)
-}
-
-/// The run could not find out what was to be done, and has done nothing.
-fn is_undetermined(done: &Done) -> bool {
-    done.code == exit::UNKNOWN && done.attempts.is_empty()
 }
 
 /// Gives the source that was replaced its name back.

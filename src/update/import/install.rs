@@ -8,7 +8,6 @@ use crate::context::Context;
 use crate::dkms::plan::{State, build_directory};
 use crate::dkms::source_change::SourceFiles;
 use crate::dkms::{ModuleName, Tree, architecture, modfile};
-use crate::exit;
 use crate::kernel::Inventory;
 use crate::limits::MODULE;
 use crate::report::add::StepResult;
@@ -41,7 +40,7 @@ pub fn register(context: &Context, ready: &ReadyImport, found: &mut ImportedArch
     });
     if let Err(e) = placed {
         found.steps.add("install", StepResult::Failed, e.to_string());
-        undo(context, ready, found);
+        registration::undo(context, prepared, before, &mut found.steps);
         return false;
     }
     true
@@ -74,17 +73,6 @@ fn place(context: &Context, ready: &ReadyImport, build: &ExportedBuild) -> Resul
     root.remove_tree(&directory)?;
     root.rename(&unfinished, &architecture())?;
     root.sync_directory(&kernel)
-}
-
-/// Takes back what the import did.
-fn undo(context: &Context, ready: &ReadyImport, found: &mut ImportedArchive) {
-    if ready.before.is_kept() {
-        return;
-    }
-    match registration::take_back(context, &ready.prepared, &ready.before).as_slice() {
-        [] => found.steps.add("undo", StepResult::Done, "nothing of it is left"),
-        errors => errors.iter().for_each(|e| found.steps.add("undo", StepResult::Failed, e)),
-    }
 }
 
 /// Installs the registered modules, builds what the archives have no binaries for, and brings the boot files
@@ -166,14 +154,14 @@ pub fn finish(context: &Context, ready: &ReadyImport, done: &Done, found: &mut I
     }
     if interrupt::asked() {
         found.steps.add("install", StepResult::Failed, "the run was asked to stop");
-    } else if done.code == exit::UNKNOWN && done.attempts.is_empty() {
+    } else if done.is_undetermined() {
         found.steps.add("install", StepResult::Failed, "it cannot be determined what is to be done");
     }
     let works = attempts.iter().any(|attempt| attempt.failure.is_none() && !is_flawed(&attempt.release))
         || ready.of(ImportOrigin::Present).next().is_some();
     // A source that was replaced worked before.
     if found.steps.has_failed() && (!works || ready.before.replaces_source) {
-        undo(context, ready, found);
+        registration::undo(context, &ready.prepared, &ready.before, &mut found.steps);
         return false;
     }
     if attempts.is_empty() && !found.steps.has_failed() {
