@@ -178,32 +178,31 @@ fn choose(menu: &mut Menu, configured: Option<&str>, variables: Option<&Variable
     ] {
         let Some(name) = name else { continue };
         let source = if set_by == SetBy::LoaderConf { path.to_owned() } else { set_by.to_string() };
-        let unknown = DefaultEntry { entry: name.to_owned(), id: None, set_by };
-        if menu.unread.iter().any(|file| is_named(file, name)) {
-            // It may be the entry of any kernel.
-            decided = true;
-            if set_by == SetBy::LoaderEntryDefault {
-                menu.persistent = Some(unknown);
-            }
-            continue;
+        // A file that cannot be read may be the entry of any kernel.
+        let is_unread = menu.unread.iter().any(|file| is_named(file, name));
+        let named = if is_unread { NamedEntry::Open } else { find(&menu.entries, name) };
+        if !is_unread {
+            menu.problems.extend(remark(&named, name, set_by, &source));
         }
-        let named = find(&menu.entries, name);
-        menu.problems.extend(remark(&named, name, set_by, &source));
-        if set_by == SetBy::LoaderEntryDefault && named == NamedEntry::Open {
-            menu.persistent = Some(unknown);
-        }
-        if let NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) = named {
-            let named = Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by });
-            match set_by {
-                SetBy::LoaderConf => menu.configured.clone_from(&named),
-                SetBy::LoaderEntryDefault => menu.persistent.clone_from(&named),
-                _ => {}
+        let (is_open, is_nothing) = (named == NamedEntry::Open, named == NamedEntry::Nothing);
+        let entry = match named {
+            NamedEntry::Entry(entry) | NamedEntry::WithoutEnding(entry) => {
+                Some(DefaultEntry { entry: entry.file.clone(), id: entry.id.clone(), set_by })
             }
-            if !decided {
-                menu.default = named;
+            NamedEntry::Open | NamedEntry::Nothing => None,
+        };
+        match set_by {
+            SetBy::LoaderConf => menu.configured.clone_from(&entry),
+            SetBy::LoaderEntryDefault => {
+                let open = is_open.then(|| DefaultEntry { entry: name.to_owned(), id: None, set_by });
+                menu.persistent = entry.clone().or(open);
             }
+            _ => {}
         }
-        decided |= named != NamedEntry::Nothing;
+        if !decided {
+            menu.default = entry;
+        }
+        decided |= !is_nothing;
     }
     if !decided && configured.is_none() && menu.entries.len() > 1 {
         let what = format!("{path} names no default: which entry boots is up to the boot loader");
