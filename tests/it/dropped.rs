@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use crate::layers::sources;
+
 /// What drops the error of a `Result`.
 const DROPS: [&str; 8] =
     ["let _ =", ".ok()", "Err(_)", "let Ok(", "Result::ok", ".is_ok_and(", "or_else(|_|", "map_or_else(|_|"];
@@ -64,21 +66,11 @@ fn without_reason(text: &str, drops: fn(&str) -> bool) -> Vec<(usize, &str)> {
     found.filter(|at| !has_reason(at)).map(|at| (at + 1, lines[at].trim())).collect()
 }
 
-fn collect(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => collect(&path, found),
-            false => found.push(path),
-        }
-    }
-}
-
 #[test]
 fn each_dropped_error_has_its_reason() {
     let (mut files, mut seen, mut wrong) = (Vec::new(), 0, Vec::new());
     for directory in ["src", "hooks", "packaging"] {
-        collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(directory), &mut files);
     }
     for file in files {
         let text = fs::read_to_string(&file).unwrap();

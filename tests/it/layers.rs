@@ -26,7 +26,8 @@ const LAYERS: [&[&str]; 17] = [
     &["cli"],
 ];
 
-fn sources(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+/// The files below a directory.
+pub(crate) fn sources(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         match path.is_dir() {
