@@ -184,14 +184,8 @@ impl System {
         let names = of_pairs.chain(in_use.depended_on.keys().cloned()).chain(serving.iter().cloned());
         let load_policy = LoadPolicy::observe(&context.root, &names.collect());
         let replaced_drivers = replaced_drivers::observe(&context.root, &load_policy.config);
-        let initrds = initrds::observe(
-            &context.root,
-            cache,
-            &kernels,
-            &modules_on_kernels,
-            &in_use.depended_on,
-            serving,
-        );
+        let used = &in_use.depended_on;
+        let initrds = initrds::observe(&context.root, cache, &kernels, &modules_on_kernels, used, serving);
         let machine = Machine::observe(&context.root);
         let verdicts = verdicts(lines.iter().chain(&fallback_lines), &boot, &machine);
         let boot_parts = inputs::parts(&context.root);

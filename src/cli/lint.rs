@@ -142,7 +142,8 @@ impl<'a> Bench<'a> {
     fn at_path(&self, target: &Path) -> Target {
         let root = &self.context.root;
         let is_of_here = root.is_slash() && target.is_relative();
-        let from = match if is_of_here { std::env::current_dir() } else { Ok(PathBuf::from("/")) } {
+        let from = if is_of_here { std::env::current_dir() } else { Ok(PathBuf::from("/")) };
+        let from = match from {
             Ok(from) => from,
             Err(e) => return unread(target, format!("the working directory is unknown: {e}")),
         };

@@ -1,7 +1,7 @@
 //! The conclusion of the enforcement document: one word, one sentence, one problem.
 
 use super::enforcement::{EnforcementStanding, KernelReport, ModuleReport, Setting};
-use super::enforcement_remedies::EnforcementProblem as Problem;
+use super::enforcement_remedies::EnforcementProblem;
 use crate::cmdline::Switch;
 use crate::cmdline::parameter::KernelArguments;
 use crate::dkms::{ModuleName, Signature};
@@ -41,7 +41,7 @@ pub(super) fn exit_code(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
     standing: EnforcementStanding,
-    problem: Option<&Problem>,
+    problem: Option<&EnforcementProblem>,
 ) -> u8 {
     let is_lost = |m: &ModuleReport| m.unsafe_without && m.coming() == LoadWord::Refused;
     match standing {
@@ -51,7 +51,7 @@ pub(super) fn exit_code(
         EnforcementStanding::Refused => exit::ATTENTION,
         EnforcementStanding::Settled => exit::OK,
         EnforcementStanding::Pending => match problem {
-            Some(Problem::RebootPending { .. }) => exit::OK,
+            Some(EnforcementProblem::RebootPending { .. }) => exit::OK,
             _ => exit::ATTENTION,
         },
     }
@@ -132,17 +132,17 @@ pub(super) fn problem(
     kernels: &[KernelReport],
     setting: &Setting<'_>,
     standing: EnforcementStanding,
-) -> Option<Problem> {
+) -> Option<EnforcementProblem> {
     let kernel = kernels.first()?;
     if let Some(fix) = &setting.policy_fix {
-        return Some(Problem::NotAsWanted(fix.clone()));
+        return Some(EnforcementProblem::NotAsWanted(fix.clone()));
     }
     let refused = kernel.modules.iter().find(|m| m.configured == LoadWord::Refused);
     if let Some(problem) = refused.and_then(|module| refusal(kernel, module, setting)) {
         return Some(problem);
     }
     if kernels.iter().any(KernelReport::entry_differs) || lacks_entry(kernel, setting) {
-        return Some(Problem::EntryDiffers);
+        return Some(EnforcementProblem::EntryDiffers);
     }
     if standing == EnforcementStanding::Unknown {
         return Some(open_question(kernels, kernel, setting));
@@ -151,59 +151,67 @@ pub(super) fn problem(
     let running = kernels.iter().find(|k| k.running)?;
     let (now, coming) = (running.now.as_ref()?, running.coming());
     let on_again = now.verdict.enforced == Tri::No && coming.verdict.enforced == Tri::Yes;
-    now.differs(coming).then_some(Problem::RebootPending { on_again })
+    now.differs(coming).then_some(EnforcementProblem::RebootPending { on_again })
 }
 
 /// Why a module is refused; none if the admin has configured it so.
-fn refusal(kernel: &KernelReport, module: &ModuleReport, setting: &Setting<'_>) -> Option<Problem> {
+fn refusal(
+    kernel: &KernelReport,
+    module: &ModuleReport,
+    setting: &Setting<'_>,
+) -> Option<EnforcementProblem> {
     let verdict = &kernel.configured.verdict;
     let line = kernel.configured.cmdline.as_deref().unwrap_or_default();
     let on_line = |name: &str| KernelArguments::read(line.as_bytes()).has(name);
     let firmware = setting.machine.secure_boot == SecureBoot::On;
     Some(if module.unfit || matches!(module.signature, Signature::Broken { .. }) {
-        Problem::Unfit { module: module.module.clone(), kernel: kernel.release.clone() }
+        EnforcementProblem::Unfit { module: module.module.clone(), kernel: kernel.release.clone() }
     } else if verdict.disabled == Tri::Yes {
-        Problem::ModulesDisabled
+        EnforcementProblem::ModulesDisabled
     } else if verdict.ima == Tri::Yes {
-        Problem::ImaAppraises
+        EnforcementProblem::ImaAppraises
     } else if kernel.parameter_would_help {
         return None;
     } else if verdict.enforced == Tri::Yes && kernel.patch == Patch::Absent {
-        Problem::ParameterUnknownToKernel
+        EnforcementProblem::ParameterUnknownToKernel
     } else if verdict.enforced == Tri::Yes && firmware {
-        Problem::EnforcedBySecureBoot
+        EnforcementProblem::EnforcedBySecureBoot
     } else if verdict.enforced == Tri::Yes && on_line("module.sig_enforce") {
-        Problem::EnforcedOnLine
+        EnforcementProblem::EnforcedOnLine
     } else if verdict.locked == Tri::Yes && on_line("lockdown") {
-        Problem::LockedOnLine
+        EnforcementProblem::LockedOnLine
     } else if verdict.locked == Tri::Yes && firmware {
-        Problem::LockedBySecureBoot
+        EnforcementProblem::LockedBySecureBoot
     } else {
-        Problem::NotTrusted
+        EnforcementProblem::NotTrusted
     })
 }
 
 /// What is unknown.
-fn open_question(kernels: &[KernelReport], kernel: &KernelReport, setting: &Setting<'_>) -> Problem {
+fn open_question(
+    kernels: &[KernelReport],
+    kernel: &KernelReport,
+    setting: &Setting<'_>,
+) -> EnforcementProblem {
     let coming = kernel.coming();
     let line = coming.cmdline.as_deref().unwrap_or_default();
     let open = coming.unsigned() == LoadOutcome::Unknown;
     if kernel.is_line_unread() {
-        Problem::CmdlineUnread
+        EnforcementProblem::CmdlineUnread
     } else if open && KernelArguments::read(line.as_bytes()).has("bootconfig") {
-        Problem::BootconfigUnknown
+        EnforcementProblem::BootconfigUnknown
     } else if open && coming.sig_unenforce == Switch::Unknown {
-        Problem::ParameterUnclear
+        EnforcementProblem::ParameterUnclear
     } else if kernel.with(LoadWord::Unknown).any(|m| m.unread) {
-        Problem::ModuleUnread
+        EnforcementProblem::ModuleUnread
     } else if let (false, Some(module)) = (open, kernel.with(LoadWord::Unknown).next()) {
-        Problem::KeyUnknown { module: module.module.name.clone() }
+        EnforcementProblem::KeyUnknown { module: module.module.name.clone() }
     } else if !open && now_unknown(kernels) {
-        Problem::RunningUnknown
+        EnforcementProblem::RunningUnknown
     } else if setting.entries_needed {
-        Problem::EntriesUnknown
+        EnforcementProblem::EntriesUnknown
     } else {
         // An image has no firmware, and no kernel runs in it.
-        Problem::NotThisMachine
+        EnforcementProblem::NotThisMachine
     }
 }

@@ -75,12 +75,12 @@ fn foresee(
     let (tree, inventory, mut cache) = (Tree::observe(root), Inventory::observe(root), Cache::load(root));
     let order = order(context, prepared, before);
     let kernels = if order.kernels.is_empty() { &prepared.releases } else { &order.kernels };
+    let rules = conf::version::rules(&context.tools, &mut cache);
     let mut decisions = Vec::new();
     for kernel in kernels.iter().filter_map(|release| inventory.of_release(release)) {
         let mut pairs = pairs_of(context, &mut cache, &tree, kernel);
         if !before.is_kept() {
             pairs.retain(|pair| pair.module.name != module.name);
-            let rules = conf::version::rules(&context.tools, &mut cache);
             pairs.push(registered(context, prepared, kernel, rules)?);
             pairs.sort_by(|one, other| one.module.name.cmp(&other.module.name));
             // What it replaces is in the way of no module.

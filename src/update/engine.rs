@@ -386,7 +386,7 @@ pub fn run(
     }
     // In the order of the plan, and not in that of their ends.
     let place = |a: &Attempt| planned.iter().position(|p| p.module == a.module && p.release == a.release);
-    attempts.sort_by_key(place);
+    attempts.sort_by_cached_key(place);
     tell_drift(&attempts);
     attempts
 }
